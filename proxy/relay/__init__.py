@@ -1,0 +1,1 @@
+"""Pairs the streams of two connections: routing, credit, resets, replay and the relay's own answers."""
