@@ -1,6 +1,6 @@
 """Real tools the tests run against: those built from the pinned Go modules beside this file, and Debian's.
 
-``python -m tests.tools.build`` (``make tools``) fills ``tests/tools/bin``. A test asks for a tool with `require`.
+``make tools`` fills ``tests/tools/bin``. A test asks for a tool with `require`.
 """
 
 import os
@@ -47,7 +47,7 @@ def find(name: str) -> Path:
 
 
 def require(name: str) -> Path:
-    """Return `find(name)`; where it is missing skip the test, or fail it when the environment says ``CI=true``."""
+    """Return `find(name)`; where it is missing skip the test, or fail it if the environment has ``CI=true``."""
     # pytest is imported here so that the product's own scripts can use `find` without the dev dependencies.
     import pytest
 

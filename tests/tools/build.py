@@ -1,7 +1,7 @@
-"""Build the pinned tools into ``tests/tools/bin``: ``python -m tests.tools.build [NAME...]``, standard library only.
+"""Build the pinned tools into ``tests/tools/bin``: ``python -m tests.tools.build [NAME...]``.
 
-A binary is kept in a cache outside the checkout under a name that holds the hash of everything it is built from, and
-``bin`` links to it, so that a second clone builds nothing. The cache is ``$TOOLS_CACHE``, else
+Standard library only. A binary is kept in a cache outside the checkout under a name that holds the hash of all it
+is built from, and ``bin`` links to it, so that a second clone builds nothing. The cache is ``$TOOLS_CACHE``, else
 ``$XDG_CACHE_HOME/consul-grpc-sidecar/tools``, else ``~/.cache/consul-grpc-sidecar/tools``.
 """
 
@@ -58,7 +58,7 @@ def cache_directory() -> Path:
 
 
 def fingerprint(folder: Path, patterns: tuple[str, ...]) -> str:
-    """Return a short hash of the files in `folder` that decide what is built, and of the machine it is built for."""
+    """Return a short hash of the files in `folder` that decide what is built, and of the kind of machine."""
     digest = hashlib.sha256(f"{platform.system()} {platform.machine()}\n".encode())
     for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -85,16 +85,17 @@ def link(name: str, target: Path) -> None:
 
 
 def build_go(tool: GoTool, cache: Path) -> None:
-    """Build one Go tool unless the cache has it. Module sums are verified by Go against the committed go.sum."""
+    """Build one Go tool unless the cache has it; Go verifies the modules against the committed go.sum."""
     folder = HERE / tool.module
     target = cache / f"{tool.name}-{fingerprint(folder, ('go.mod', 'go.sum', '*.go'))}"
     if not target.exists():
         print(f"tools: building {tool.name} ...", flush=True)
         started = time.monotonic()
         fresh = target.with_name(target.name + ".new")
-        # GOTOOLCHAIN=local: a test tool must not make Go fetch another Go. GOWORK=off: each module stands alone.
+        # GOTOOLCHAIN=local: a test tool must not make Go fetch another Go. GOWORK=off: a module stands alone.
         environment = os.environ | {"GOTOOLCHAIN": "local", "GOWORK": "off"}
-        command = ["go", "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o", str(fresh), tool.package]
+        flags = ["-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o", str(fresh)]
+        command = ["go", "build", *flags, tool.package]
         subprocess.run(nice(command), cwd=folder, env=environment, check=True)
         fresh.replace(target)
         print(f"tools: built {tool.name} in {time.monotonic() - started:.0f} s", flush=True)
@@ -102,23 +103,26 @@ def build_go(tool: GoTool, cache: Path) -> None:
 
 
 def build_js(cache: Path) -> None:
-    """Install grpc-js for the client in ``jsclient`` unless the cache has it; npm verifies the lock's hashes."""
+    """Install grpc-js for ``jsclient`` unless the cache has it; npm verifies the hashes of the lock file."""
     folder = HERE / JS_CLIENT
     files = ("package.json", "package-lock.json", ".npmrc")
-    target = cache / f"{JS_CLIENT}-{fingerprint(folder, files)}"
-    if not target.exists():
+    home = cache / f"{JS_CLIENT}-{fingerprint(folder, files)}"
+    if not home.exists():
         print("tools: installing grpc-js ...", flush=True)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
+            fresh = Path(scratch, JS_CLIENT)
+            fresh.mkdir()
             for name in files:
-                shutil.copy(folder / name, scratch)
+                shutil.copy(folder / name, fresh)
             command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-            subprocess.run(nice(command), cwd=scratch, check=True)
-            Path(scratch, "node_modules").replace(target)
+            subprocess.run(nice(command), cwd=fresh, check=True)
+            fresh.replace(home)
+    # The cache keeps the name node_modules: packages find each other by it once Node has followed the link.
     modules = folder / "node_modules"
     if modules.is_dir() and not modules.is_symlink():
         shutil.rmtree(modules)
     modules.unlink(missing_ok=True)
-    modules.symlink_to(target)
+    modules.symlink_to(home / "node_modules")
     link(JS_CLIENT, folder / "client.js")
 
 
@@ -142,7 +146,7 @@ def main(names: list[str]) -> int:
     try:
         with locked(cache):
             if JS_CLIENT in wanted and shutil.which("npm") is None:
-                print("tools: no npm here, so the tests with a grpc-js client have no client", file=sys.stderr)
+                print("tools: no npm here, so there is no grpc-js client", file=sys.stderr)
             elif JS_CLIENT in wanted:
                 build_js(cache)
             for tool in GO_TOOLS:
@@ -151,7 +155,8 @@ def main(names: list[str]) -> int:
     except subprocess.CalledProcessError as failed:
         print(f"tools: exit code {failed.returncode} from {' '.join(failed.cmd)}", file=sys.stderr)
         return 1
-    print(f"tools: {', '.join(sorted(path.name for path in BIN.iterdir()))} are in {BIN.relative_to(HERE.parents[1])}")
+    built = ", ".join(sorted(path.name for path in BIN.iterdir()))
+    print(f"tools: {built} are in {BIN.relative_to(HERE.parents[1])}")
     return 0
 
 
