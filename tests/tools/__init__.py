@@ -47,7 +47,7 @@ def find(name: str) -> Path:
 
 
 def require(name: str) -> Path:
-    """Return `find(name)`; where it is missing skip the test, or fail it if the environment has ``CI=true``."""
+    """Return `find(name)`; where it is missing skip the test, or fail it if ``CI=true`` is set."""
     # pytest is imported here so that the product's own scripts can use `find` without the dev dependencies.
     import pytest
 

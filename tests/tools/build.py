@@ -1,8 +1,8 @@
 """Build the pinned tools into ``tests/tools/bin``: ``python -m tests.tools.build [NAME...]``.
 
-Standard library only. A binary is kept in a cache outside the checkout under a name that holds the hash of all it
-is built from, and ``bin`` links to it, so that a second clone builds nothing. The cache is ``$TOOLS_CACHE``, else
-``$XDG_CACHE_HOME/consul-grpc-sidecar/tools``, else ``~/.cache/consul-grpc-sidecar/tools``.
+Standard library only. A binary is kept in a cache outside the checkout under a name that holds the hash of
+all it is built from, and ``bin`` links to it, so that a second clone builds nothing. The cache is
+``$TOOLS_CACHE``, else ``$XDG_CACHE_HOME/consul-grpc-sidecar/tools`` with ``~/.cache`` as the usual base.
 """
 
 import fcntl
