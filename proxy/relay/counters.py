@@ -50,6 +50,14 @@ class MethodCounters:
         self.buckets[slot] += 1
 
 
+class Traffic:
+    """Octets read from and written to the sockets of one side."""
+
+    def __init__(self) -> None:
+        self.read: i64 = 0
+        self.written: i64 = 0
+
+
 class Counters:
     """All that the relay counts for one service."""
 
@@ -61,11 +69,8 @@ class Counters:
         self.replays: dict[str, int] = {}
         self.lost: dict[str, int] = {}
         self.protocol_errors: dict[tuple[str, str], int] = {}
-        self.downstream_read: i64 = 0
-        self.downstream_written: i64 = 0
-        self.upstream_read: i64 = 0
-        self.upstream_written: i64 = 0
-        self.downstream_connections: i64 = 0
+        self.downstream = Traffic()
+        self.upstream = Traffic()
 
     def known(self, spelling: bytes) -> MethodCounters | None:
         """The row for a `:path` as it stood in a header block (length byte and all), if met before."""

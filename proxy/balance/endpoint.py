@@ -1,0 +1,19 @@
+"""An instance as the balancer sees it."""
+
+from mypy_extensions import i64
+
+from proxy.balance.instance import Instance
+
+
+class Endpoint:
+    """An instance that calls can go to, with what a policy may weigh and what is counted for it."""
+
+    def __init__(self, instance: Instance, gathered: int) -> None:
+        self.instance = instance
+        self.open_calls: i64 = 0
+        # Calls finished by this instance, by gRPC code; `gathered` is how many codes there are.
+        self.codes: list[int] = [0] * gathered
+
+    def available(self) -> bool:
+        """Whether a call can be sent there right now."""
+        return False

@@ -1,0 +1,1 @@
+"""Sockets: thin asyncio protocols that feed the sans-IO connections, a listener and a dialer."""

@@ -1,0 +1,64 @@
+"""Connects to instances."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, cast
+
+from proxy.net.link import Hub
+from proxy.net.links import InstanceLink
+from proxy.relay.counters import Counters
+from proxy.relay.pool import Dialer, Pool
+
+log: Final = logging.getLogger(__name__)
+
+# Seconds for TCP to connect; the host may be gone without a word.
+CONNECT_SECONDS: Final = 3.0
+
+
+class TcpDialer(Dialer):
+    """Dials over TCP, in tasks of the group it is given."""
+
+    def __init__(
+        self, hub: Hub, counters: Counters, tasks: asyncio.TaskGroup, random: Callable[[], float]
+    ) -> None:
+        self._hub = hub
+        self._counters = counters
+        self._tasks = tasks
+        self._random = random
+        self._closed = False
+
+    def close(self) -> None:
+        """Dial no more."""
+        self._closed = True
+
+    def dial(self, pool: Pool, delay: float) -> None:
+        """Connect after `delay` seconds, give or take half, so that many sidecars do not come at once."""
+        if not self._closed:
+            self._tasks.create_task(self._dial(pool, delay * (0.5 + self._random())))
+
+    async def _dial(self, pool: Pool, delay: float) -> None:
+        if delay > 0:
+            await asyncio.sleep(delay)
+        instance = pool.instance
+        # A link has the shape of a protocol, but as a compiled class it does not inherit asyncio's.
+        protocol = cast(
+            "Callable[[], asyncio.Protocol]", lambda: InstanceLink(self._hub, self._counters, pool)
+        )
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._hub.loop.create_connection(protocol, instance.host, instance.port)
+        except TimeoutError:
+            self._failed(pool, f"no connection within {CONNECT_SECONDS:g} s")
+        except OSError as error:
+            self._failed(pool, error.strerror or str(error))
+
+    def _failed(self, pool: Pool, reason: str) -> None:
+        log.debug(
+            "cannot connect to %s at %s:%d: %s",
+            pool.instance.key,
+            pool.instance.host,
+            pool.instance.port,
+            reason,
+        )
+        pool.dial_failed(reason)

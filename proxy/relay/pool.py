@@ -1,0 +1,211 @@
+"""One instance's connections: kept warm, grown when its stream limit is reached, redialled when lost."""
+
+from typing import Final
+
+from mypy_extensions import i64, mypyc_attr
+
+from proxy.balance.endpoint import Endpoint
+from proxy.balance.instance import Instance
+from proxy.http2 import constants as c
+from proxy.http2.limits import Budget
+from proxy.http2.sender import Carrier
+from proxy.relay.counters import GRPC_CODES, Counters
+from proxy.relay.streams import Call
+from proxy.relay.upstream import Owner, Upstream
+
+# Connections to one instance, for those that offer few streams on each.
+MAX_CONNECTIONS: Final = 8
+# Seconds until the next try to connect: at once, then doubling. A refused connection costs next to nothing,
+# and a new instance often listens a moment after its check passed.
+FIRST_RETRY: Final = 0.05
+LAST_RETRY: Final = 5.0
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Dialer:
+    """Opens connections; `proxy.net` has the real one."""
+
+    def dial(self, pool: "Pool", delay: float) -> None:
+        """Connect to the pool's instance in `delay` seconds; tell it with `attach`, or `dial_failed`."""
+
+
+class PoolOwner:
+    """Whom a pool belongs to: a service's cluster."""
+
+    def room(self) -> None:
+        """A call that waits may find a place now."""
+
+    def elsewhere(self, call: Call, pool: "Pool", reason: str) -> bool:
+        """Send an unprocessed call to another instance; False if it was sent twice already or is not kept."""
+        return False
+
+    def lost(self, call: Call, message: str) -> None:
+        """Answer a call whose instance was lost."""
+
+    def idle(self, pool: "Pool") -> None:
+        """A pool that is not wanted has no connection any more."""
+
+
+class _Lane(Owner):
+    """A pool as its connections see it."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self.pool = pool
+
+    def connected(self, conn: Upstream) -> None:
+        self.pool.connected(conn)
+
+    def freed(self, conn: Upstream) -> None:
+        self.pool.owner.room()
+
+    def retiring(self, conn: Upstream, reason: str) -> None:
+        self.pool.retiring(conn, reason)
+
+    def ended(self, conn: Upstream, reason: str) -> None:
+        self.pool.ended(conn, reason)
+
+    def replay(self, call: Call, reason: str) -> bool:
+        return self.pool.owner.elsewhere(call, self.pool, reason)
+
+    def settle_lost(self, call: Call, reason: str) -> None:
+        self.pool.settle_lost(call, reason)
+
+    def count(self, code: i64) -> None:
+        self.pool.codes[code] += 1
+
+    def protocol_error(self, code: i64) -> None:
+        self.pool.counters.protocol_error("upstream", c.error_name(code))
+
+
+class Pool(Endpoint):
+    """An instance with its connections."""
+
+    def __init__(
+        self, instance: Instance, owner: PoolOwner, dialer: Dialer, budget: Budget, counters: Counters
+    ) -> None:
+        super().__init__(instance, len(GRPC_CODES))
+        self.owner = owner
+        self.counters = counters
+        self.connections: list[Upstream] = []
+        self.last_error = ""
+        self.leaving = False  # gone from discovery: finishes what it has
+        self.wanted = False  # routable: kept connected
+        self._lane = _Lane(self)
+        self._dialer = dialer
+        self._budget = budget
+        self._dialing = 0
+        self._failures = 0
+
+    def available(self) -> bool:
+        """Whether a connection takes one more call."""
+        return self.free() is not None
+
+    def free(self) -> Upstream | None:
+        """The first connection that takes one more call."""
+        for conn in self.connections:
+            if conn.ready():
+                return conn
+        return None
+
+    def routable(self) -> bool:
+        """Whether discovery lets new calls go there."""
+        return self.instance.routable and not self.leaving
+
+    def is_connected(self) -> bool:
+        """Whether an instance that speaks HTTP/2 answers, be it busy or not."""
+        for conn in self.connections:
+            if conn.usable:
+                return True
+        return False
+
+    def send(self, call: Call) -> bool:
+        """Send a call here; False if there is no place."""
+        conn = self.free()
+        if conn is None:
+            return False
+        conn.open(call)
+        if conn.streams.count >= conn.peer_streams and self.free() is None:
+            self._grow()
+        return True
+
+    def want(self, wanted: bool) -> None:
+        """Keep the instance connected, or let its connections end with their last calls."""
+        if wanted == self.wanted:
+            return
+        self.wanted = wanted
+        if wanted:
+            self._failures = 0
+            self._grow()
+            return
+        for conn in list(self.connections):
+            conn.usable = False
+            conn.close_if_idle()
+        self._rest()
+
+    def _grow(self) -> None:
+        if self.wanted and self._dialing == 0 and len(self.connections) < MAX_CONNECTIONS:
+            self._dialing += 1
+            delay = 0.0
+            if self._failures > 0:
+                delay = min(LAST_RETRY, FIRST_RETRY * 2 ** min(self._failures - 1, 10))
+            self._dialer.dial(self, delay)
+
+    def attach(self, carrier: Carrier) -> Upstream | None:
+        """The dialer reached the instance: the connection to run, or None if it is no longer wanted."""
+        self._dialing -= 1
+        if not self.wanted:
+            self._rest()
+            return None
+        conn = Upstream(carrier, self._budget, self._lane)
+        self.connections.append(conn)
+        return conn
+
+    def dial_failed(self, reason: str) -> None:
+        """The dialer did not reach the instance."""
+        self._dialing -= 1
+        self._failures += 1
+        self.last_error = reason
+        if self.free() is None:
+            self._grow()
+        self._rest()
+
+    def connected(self, conn: Upstream) -> None:
+        """The instance answered with SETTINGS."""
+        self._failures = 0
+        self.last_error = ""
+        if not self.wanted:
+            conn.usable = False
+            conn.close_if_idle()
+            return
+        self.owner.room()
+
+    def retiring(self, conn: Upstream, reason: str) -> None:
+        """A connection takes no more calls: open the next one at once."""
+        if not self.is_connected():
+            self._grow()
+
+    def ended(self, conn: Upstream, reason: str) -> None:
+        """A connection is over."""
+        if conn in self.connections:
+            self.connections.remove(conn)
+        self.last_error = reason
+        if not self.is_connected():
+            if not conn.settings_seen:
+                self._failures += 1
+            elif self._failures == 0:
+                self._failures = 1
+            self._grow()
+        self._rest()
+
+    def settle_lost(self, call: Call, reason: str) -> None:
+        """A call whose connection broke: nobody knows how far it got, so it is not sent again."""
+        self.codes[14] += 1
+        instance = self.instance
+        self.owner.lost(
+            call,
+            f"the connection to instance {instance.key} at {instance.host}:{instance.port} was lost: {reason}",
+        )
+
+    def _rest(self) -> None:
+        if not self.wanted and not self.connections and self._dialing == 0:
+            self.owner.idle(self)

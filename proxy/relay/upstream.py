@@ -1,0 +1,230 @@
+"""A connection to an instance: calls become its streams, and its responses go back."""
+
+from typing import cast
+
+from mypy_extensions import i64
+
+from proxy.http2 import constants as c
+from proxy.http2.connection import Connection
+from proxy.http2.limits import Budget
+from proxy.http2.sender import Carrier
+from proxy.http2.stream import Stream
+from proxy.relay import status
+from proxy.relay.streams import Call, Leg
+
+# Stream ids are 31 bits and never used twice, so a connection is given up before it runs out; section 5.1.1.
+_LAST_ID: i64 = 0x7FFF_0000
+
+
+class Owner:
+    """Whom an upstream connection belongs to: an instance's pool."""
+
+    def connected(self, conn: "Upstream") -> None:
+        """The instance's SETTINGS have arrived: calls can go there."""
+
+    def freed(self, conn: "Upstream") -> None:
+        """A stream ended, so another may begin."""
+
+    def retiring(self, conn: "Upstream", reason: str) -> None:
+        """The instance said GOAWAY, or ids run out: no new calls there."""
+
+    def ended(self, conn: "Upstream", reason: str) -> None:
+        """The connection is over; its calls are settled by `settle_lost`."""
+
+    def replay(self, call: Call, reason: str) -> bool:
+        """Send an unprocessed call elsewhere; False if that cannot be."""
+        return False
+
+    def settle_lost(self, call: Call, reason: str) -> None:
+        """Answer a call whose connection was lost while the instance had it."""
+
+    def count(self, code: i64) -> None:
+        """The instance finished a call with this gRPC code."""
+
+    def protocol_error(self, code: i64) -> None:
+        """The instance broke HTTP/2."""
+
+
+class Upstream(Connection):
+    """The client's side of one connection to an instance."""
+
+    def __init__(self, carrier: Carrier, budget: Budget, owner: Owner) -> None:
+        super().__init__(carrier, budget, False)
+        self.owner = owner
+        self.usable = False  # SETTINGS seen, and neither GOAWAY nor an end since
+
+    def ready(self) -> bool:
+        """Whether one more call can be opened now."""
+        return self.usable and self.streams.count < self.peer_streams
+
+    def open(self, call: Call) -> None:
+        """Open a stream for the call and send what there is of its request."""
+        self.now = call.conn.now
+        stream_id: i64 = self.last_local + 2 if self.last_local > 0 else 1
+        self.last_local = stream_id
+        leg = Leg(stream_id, self.peer_window, self, call)
+        leg.headers_seen = False
+        self.streams_seen += 1
+        self.streams.put(leg)
+        call.leg = leg
+        if stream_id >= _LAST_ID:
+            self.retire_connection("stream ids are used up")
+        if not call.kept and call.kept_trailers is None:
+            self.send_block(leg, call.block, call.remote_closed)
+            return
+        self._send_kept(call, leg)
+
+    def _send_kept(self, call: Call, leg: Leg) -> None:
+        """The request as kept so far; its octets count as held by the call."""
+        self.send_block(leg, call.block, False)
+        last = len(call.kept) - 1
+        ends = call.remote_closed and call.kept_trailers is None
+        for index, piece in enumerate(call.kept):
+            size: i64 = len(piece)
+            sent = self.send_data(leg, piece, 0, size, ends and index == last)
+            if sent > 0:
+                call.conn.released(call, sent)
+        if call.kept_trailers is not None:
+            self.send_block(leg, call.kept_trailers, True)
+
+    def retire_connection(self, reason: str) -> None:
+        """Open no more calls here; it ends when those it has are done."""
+        if self.usable:
+            self.usable = False
+            self.owner.retiring(self, reason)
+
+    def close_if_idle(self) -> None:
+        """End a connection that is no longer wanted once its last call is done."""
+        if not self.usable and self.streams.count == 0 and not self.closed:
+            self.send_goaway(0, c.NO_ERROR, b"")
+            self.closed = True
+            self.carrier.finish()
+
+    # Events.
+
+    def on_settings(self) -> None:
+        """The first SETTINGS make the connection usable; later ones may allow more streams."""
+        if not self.usable and not self.goaway_received and not self.closed and self.last_local == 0:
+            self.usable = True
+            self.owner.connected(self)
+        else:
+            self.owner.freed(self)
+
+    def on_head(self, stream: Stream, block: bytes, end_stream: bool) -> None:
+        """A response begins, or is whole in one block (Trailers-Only)."""
+        leg = cast(Leg, stream)
+        call = leg.call
+        if call is None:
+            return
+        if end_stream:
+            code = self._code()
+            if (
+                code == status.CANCELLED
+                and self.goaway_received
+                and self.owner.replay(call, "cancelled_by_goaway")
+            ):
+                # grpcio's server answers so without running the handler, while it stops.
+                leg.call = None
+                return
+            self._finish(call, leg, code)
+        call.answered = True
+        call.forget()
+        call.conn.send_block(call, block, end_stream)
+
+    def _code(self) -> i64:
+        walk = self.walk
+        if 0 <= walk.grpc_status <= status.LAST:
+            return walk.grpc_status
+        if walk.status == 200 or walk.status < 0:
+            return status.UNKNOWN if walk.grpc_status > 0 else status.OK
+        return status.of_http(walk.status)
+
+    def _finish(self, call: Call, leg: Leg, code: i64) -> None:
+        call.finish(code, self.now)
+        self.owner.count(code)
+
+    def on_trailers(self, stream: Stream, block: bytes) -> None:
+        """A response ends with its status."""
+        leg = cast(Leg, stream)
+        call = leg.call
+        if call is not None:
+            self._finish(call, leg, self._code())
+            call.conn.send_block(call, block, True)
+
+    def on_data(self, stream: Stream, data: bytes, start: i64, end: i64, end_stream: bool) -> None:
+        """Part of a response: on to the client."""
+        leg = cast(Leg, stream)
+        call = leg.call
+        octets = end - start
+        if call is None or call.gone or call.local_closed:
+            self.passed_on(leg, octets)
+            return
+        if end_stream:
+            self._finish(call, leg, status.OK)  # no trailers: not gRPC, or a server that breaks it
+        sent = call.conn.send_data(call, data, start, end, end_stream)
+        if sent > 0:
+            self.passed_on(leg, sent)
+        if sent < octets:
+            self.holding(leg, octets - sent)
+
+    def on_sent(self, stream: Stream, octets: i64) -> None:
+        """Part of a request that had waited went out."""
+        call = cast(Leg, stream).call
+        if call is not None:
+            call.conn.released(call, octets)
+
+    def on_reset(self, stream: Stream, code: i64, ours: bool) -> None:
+        """The instance reset a stream: again elsewhere if it refused, else the client gets the same code."""
+        leg = cast(Leg, stream)
+        call = leg.call
+        if call is None:
+            return
+        leg.call = None
+        if code == c.REFUSED_STREAM and not ours and self.owner.replay(call, "refused_stream"):
+            return
+        call.leg = None
+        if not call.done:
+            self._finish(call, leg, status.of_reset(code))
+        call.conn.reset_behind(call, code)
+
+    def on_stream_end(self, stream: Stream) -> None:
+        """The stream is closed: what still waited in it will not go out, and another call may come."""
+        leg = cast(Leg, stream)
+        call = leg.call
+        if call is not None and leg.pending_octets > 0:
+            call.conn.released(call, leg.pending_octets)
+        self.owner.freed(self)
+        if not self.usable:
+            self.close_if_idle()
+
+    def on_goaway(self, last_id: i64, code: i64, debug: bytes) -> None:
+        """The instance takes no more: what is above its last id was not processed and goes elsewhere."""
+        self.retire_connection("GOAWAY " + c.error_name(code))
+        for stream in self.streams.all():
+            leg = cast(Leg, stream)
+            call = leg.call
+            if leg.id > last_id and call is not None:
+                self.retire(leg)
+                leg.call = None
+                if not self.owner.replay(call, "goaway"):
+                    self.owner.settle_lost(call, "the instance went away before it took the call")
+        self.close_if_idle()
+
+    def on_failed(self, code: i64, reason: str) -> None:
+        """The instance broke the protocol."""
+        self.owner.protocol_error(code)
+        self.lost(self.now, f"{c.error_name(code)}: {reason}")
+
+    def lost(self, now: float, reason: str) -> None:
+        """The connection is gone: its calls are, too, as nobody knows how far they got."""
+        self.closed = True
+        self.now = now
+        self.usable = False
+        self.owner.ended(self, reason)
+        for stream in self.streams.all():
+            leg = cast(Leg, stream)
+            call = leg.call
+            self.retire(leg)
+            if call is not None:
+                leg.call = None
+                self.owner.settle_lost(call, reason)
