@@ -1,7 +1,5 @@
 """An instance as the balancer sees it."""
 
-from mypy_extensions import i64
-
 from proxy.balance.instance import Instance
 
 
@@ -10,7 +8,6 @@ class Endpoint:
 
     def __init__(self, instance: Instance, gathered: int) -> None:
         self.instance = instance
-        self.open_calls: i64 = 0
         # Calls finished by this instance, by gRPC code; `gathered` is how many codes there are.
         self.codes: list[int] = [0] * gathered
 

@@ -253,10 +253,7 @@ class Connection(Receiver):
             self.guard.remember(stream_id)
             return
         self.guard.opened_in_read += 1
-        if (
-            self.streams.count >= limits.OFFERED_STREAMS
-            or self.guard.opened_in_read > limits.STREAMS_PER_READ
-        ):
+        if self.streams.count >= limits.OFFERED_STREAMS or self.guard.opened_in_read > limits.STREAMS_PER_READ:
             self.write_reset(stream_id, c.REFUSED_STREAM)
             self._glitch()
             return
@@ -480,6 +477,7 @@ class Connection(Receiver):
                 return
             stream.send_window += credit
             if stream.send_window > c.MAX_WINDOW:
+                self.write_reset(stream_id, c.FLOW_CONTROL_ERROR)
                 self.fail(c.FLOW_CONTROL_ERROR, "WINDOW_UPDATE overflows a stream's window")
                 return
             if stream.pending is not None:

@@ -67,7 +67,7 @@ class Sender:
         """DATA that had waited in `stream` went out."""
 
     def on_stream_end(self, stream: Stream) -> None:
-        """The stream is closed in both directions or reset, and forgotten; what it still held is about to be dropped."""
+        """The stream is closed in both directions or reset; what it still held is about to be dropped."""
 
     # Output.
 

@@ -19,32 +19,33 @@ CONNECT_SECONDS: Final = 3.0
 class TcpDialer(Dialer):
     """Dials over TCP, in tasks of the group it is given."""
 
-    def __init__(
-        self, hub: Hub, counters: Counters, tasks: asyncio.TaskGroup, random: Callable[[], float]
-    ) -> None:
+    def __init__(self, hub: Hub, counters: Counters, tasks: asyncio.TaskGroup, random: Callable[[], float]) -> None:
         self._hub = hub
         self._counters = counters
         self._tasks = tasks
         self._random = random
+        self._dials: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def close(self) -> None:
         """Dial no more."""
         self._closed = True
+        for dial in self._dials:
+            dial.cancel()
 
     def dial(self, pool: Pool, delay: float) -> None:
         """Connect after `delay` seconds, give or take half, so that many sidecars do not come at once."""
         if not self._closed:
-            self._tasks.create_task(self._dial(pool, delay * (0.5 + self._random())))
+            task = self._tasks.create_task(self._dial(pool, delay * (0.5 + self._random())))
+            self._dials.add(task)
+            task.add_done_callback(self._dials.discard)
 
     async def _dial(self, pool: Pool, delay: float) -> None:
         if delay > 0:
             await asyncio.sleep(delay)
         instance = pool.instance
         # A link has the shape of a protocol, but as a compiled class it does not inherit asyncio's.
-        protocol = cast(
-            "Callable[[], asyncio.Protocol]", lambda: InstanceLink(self._hub, self._counters, pool)
-        )
+        protocol = cast("Callable[[], asyncio.Protocol]", lambda: InstanceLink(self._hub, self._counters, pool))
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._hub.loop.create_connection(protocol, instance.host, instance.port)

@@ -18,6 +18,8 @@ from proxy.relay.counters import Traffic
 # Octets in a transport's buffer at which it stops, and starts again, to take DATA.
 _HIGH_WATER: Final = 256 * 1024
 _LOW_WATER: Final = 64 * 1024
+# Seconds that a peer has to close a connection that we have ended.
+_LINGER_SECONDS: Final = 2.0
 # Seconds that an answer to a PING may wait to ride on other output.
 _SOON: Final = 0.005
 
@@ -68,6 +70,11 @@ class Hub:
         self._lazy = []
         self._dirty.extend(lazy)
         self.end()
+
+    def close(self) -> None:
+        """Cut every connection."""
+        for link in list(self.links.values()):
+            link.abort()
 
     def tick(self) -> None:
         """Once a second: let every connection look at its clocks."""
@@ -187,8 +194,15 @@ class Link(Carrier):
                     transport.writelines(chunks)
                 conn.pump()
         if self._finishing:
+            # Half-close and let the peer close: closing with unread input would make the kernel reset the
+            # connection, and the peer could lose what was written last.
             self._closing = True
-            transport.close()
+            transport.write_eof()
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def tick(self, now: float) -> None:
         """Look at the clocks: the connection's, and that of a write that does not move."""
@@ -203,5 +217,5 @@ class Link(Carrier):
         if self._stalled_since == 0.0 or octets != self._stalled_octets:
             self._stalled_since = now
             self._stalled_octets = octets
-        elif now - self._stalled_since > STALLED_WRITE_SECONDS:
+        elif now - self._stalled_since > (_LINGER_SECONDS if octets == 0 else STALLED_WRITE_SECONDS):
             transport.abort()

@@ -16,9 +16,7 @@ from proxy.relay.upstream import Upstream
 class ClientLinks:
     """Makes the links of accepted clients, and knows which are open."""
 
-    def __init__(
-        self, hub: Hub, dispatcher: Dispatcher, budget: Budget, counters: Counters, grpc: bool
-    ) -> None:
+    def __init__(self, hub: Hub, dispatcher: Dispatcher, budget: Budget, counters: Counters, grpc: bool) -> None:
         self.hub = hub
         self.open: set[ClientLink] = set()
         self.on_empty: Callable[[], None] | None = None
@@ -55,6 +53,11 @@ class ClientLink(Link):
         super().__init__(hub, counters.downstream)
         self.links = links
         self.downstream: Downstream | None = None
+
+    @property
+    def open_calls(self) -> int:
+        """Calls this client has open."""
+        return self.downstream.streams.count if self.downstream is not None else 0
 
     def connect(self) -> Connection | None:
         """A client came."""

@@ -48,9 +48,7 @@ class Downstream(Connection):
         row.started += 1
         call.row = row
         if self.grpc and not self._is_grpc(block):
-            self.answer_http(
-                call, 415, "This is a gRPC proxy; content-type has to begin with application/grpc."
-            )
+            self.answer_http(call, 415, "This is a gRPC proxy; content-type has to begin with application/grpc.")
             return
         call.block = block
         self.dispatcher.route(call)
@@ -68,7 +66,7 @@ class Downstream(Connection):
     def _is_grpc(self, block: bytes) -> bool:
         walk = self.walk
         value = block[walk.type_at - walk.start : walk.type_end - walk.start]
-        if value == _GRPC_CODED or value == _GRPC_PLAIN:
+        if value == _GRPC_CODED or value == _GRPC_PLAIN:  # noqa: SIM109 - compiled, a tuple would cost a loop
             return True
         return len(value) > 0 and text(value).startswith(_GRPC)
 
@@ -99,14 +97,13 @@ class Downstream(Connection):
         """The end of a request, with fields."""
         call = cast(Call, stream)
         leg = call.leg
-        if leg is not None:
-            if not leg.local_closed:
-                leg.conn.send_block(leg, block, True)
+        if leg is not None and not leg.local_closed:
+            leg.conn.send_block(leg, block, True)
         if call.replayable:
             call.kept_trailers = block
 
     def on_reset(self, stream: Stream, code: i64, ours: bool) -> None:
-        """The client cancelled, or broke its stream: so is the instance's, and what it has not been sent is dropped."""
+        """The client cancelled, or broke its stream: the instance is told, and what it was not sent is dropped."""
         call = cast(Call, stream)
         if call.waiting:
             self.dispatcher.abandon(call)

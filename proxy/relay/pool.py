@@ -96,6 +96,11 @@ class Pool(Endpoint):
         self._dialing = 0
         self._failures = 0
 
+    @property
+    def open_calls(self) -> int:
+        """Calls this instance has now."""
+        return sum([conn.streams.count for conn in self.connections])
+
     def available(self) -> bool:
         """Whether a connection takes one more call."""
         return self.free() is not None
@@ -113,10 +118,7 @@ class Pool(Endpoint):
 
     def is_connected(self) -> bool:
         """Whether an instance that speaks HTTP/2 answers, be it busy or not."""
-        for conn in self.connections:
-            if conn.usable:
-                return True
-        return False
+        return any([conn.usable for conn in self.connections])
 
     def send(self, call: Call) -> bool:
         """Send a call here; False if there is no place."""

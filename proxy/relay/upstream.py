@@ -63,7 +63,7 @@ class Upstream(Connection):
         stream_id: i64 = self.last_local + 2 if self.last_local > 0 else 1
         self.last_local = stream_id
         leg = Leg(stream_id, self.peer_window, self, call)
-        leg.headers_seen = False
+        leg.is_head = call.is_head
         self.streams_seen += 1
         self.streams.put(leg)
         call.leg = leg
@@ -118,11 +118,7 @@ class Upstream(Connection):
             return
         if end_stream:
             code = self._code()
-            if (
-                code == status.CANCELLED
-                and self.goaway_received
-                and self.owner.replay(call, "cancelled_by_goaway")
-            ):
+            if code == status.CANCELLED and self.goaway_received and self.owner.replay(call, "cancelled_by_goaway"):
                 # grpcio's server answers so without running the handler, while it stops.
                 leg.call = None
                 return
