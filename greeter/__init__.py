@@ -1,0 +1,1 @@
+"""The demonstration service: a gRPC greeter that registers in Consul and drains, and its plain client."""
