@@ -137,3 +137,5 @@ def build_project(podman: Podman) -> None:
     for name, selection in _PROJECT_IMAGES.items():
         say(f"building {name} ({' '.join(selection)})")
         podman.run("build", *flags, *selection, "-t", name, ".", seconds=600)
+    # Stages of builds long ago; those of today are the next build's cache.
+    podman.run("image", "prune", "-f", "--filter", "until=48h", seconds=120)

@@ -42,6 +42,9 @@ graphroot = "{home}/storage"
 runroot = "{home}/run"
 """
 
+# Characters of a failed command's output that are shown.
+_SHOWN = 6000
+
 
 class FailedError(Exception):
     """A step did not do what the README promises; the message says which and what was seen."""
@@ -104,38 +107,40 @@ class Podman:
         return cls(home, environment)
 
     def run(self, *arguments: str, seconds: float = 60, check: bool = True, stdin: str = "") -> str:
-        """Run ``podman ARGUMENTS``, return what it printed on both streams; raise `FailedError` if it fails."""
-        done = self._call(["podman", *arguments], seconds, stdin=stdin)
-        if check and done.returncode != 0:
-            shown = " ".join(arguments)
-            raise FailedError(f"podman {shown}: exit code {done.returncode}\n{done.stdout}")
-        return done.stdout
+        """Run ``podman ARGUMENTS`` and return its standard output; raise `FailedError` if it fails."""
+        return self._call(["podman", *arguments], seconds, check=check, stdin=stdin).stdout
 
-    def compose(self, *arguments: str, seconds: float = 120, greeter_sleep: str = "0s") -> str:
+    def compose(self, *arguments: str, seconds: float = 120, greeter_sleep: str = "0s") -> None:
         """Run ``podman-compose ARGUMENTS`` on the project's compose file; raise `FailedError` if it fails."""
         command = ["podman-compose", "-f", str(COMPOSE_FILE), *arguments]
-        done = self._call(command, seconds, greeter_sleep=greeter_sleep)
-        if done.returncode != 0:
-            raise FailedError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}")
-        return done.stdout
+        self._call(command, seconds, greeter_sleep=greeter_sleep)
 
     def _call(
-        self, command: list[str], seconds: float, *, stdin: str = "", greeter_sleep: str = "0s"
+        self,
+        command: list[str],
+        seconds: float,
+        *,
+        check: bool = True,
+        stdin: str = "",
+        greeter_sleep: str = "0s",
     ) -> subprocess.CompletedProcess[str]:
         try:
-            return subprocess.run(
+            done = subprocess.run(
                 command,
                 cwd=ROOT,
                 env=self.environment | {"GREETER_SLEEP": greeter_sleep},
                 input=stdin,
                 text=True,
                 errors="replace",
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                capture_output=True,
                 timeout=seconds,
             )
         except subprocess.TimeoutExpired as late:
-            raise FailedError(f"{' '.join(command)}: not done after {seconds:g} s\n{late.stdout!r}") from late
+            raise FailedError(f"{' '.join(command)}: not done after {seconds:g} s") from late
+        if check and done.returncode != 0:
+            output = (done.stdout + done.stderr)[-_SHOWN:]
+            raise FailedError(f"{' '.join(command)}: exit code {done.returncode}\n{output}")
+        return done
 
     def start(self, service: str, *, greeter_sleep: str = "0s", recreate: bool = False) -> None:
         """Start one service of the compose file and wait until its health check passes."""
@@ -144,7 +149,7 @@ class Podman:
         name = container(service)
 
         def healthy() -> bool:
-            return self._call(["podman", "healthcheck", "run", name], 30).returncode == 0
+            return self._call(["podman", "healthcheck", "run", name], 30, check=False).returncode == 0
 
         try:
             wait_for(f"{service} healthy", healthy, 60)
@@ -152,8 +157,9 @@ class Podman:
             raise FailedError(f"{failed}; its log:\n{self.logs(service)}") from failed
 
     def logs(self, service: str) -> str:
-        """Return the last lines of what the service's container has printed."""
-        return self.run("logs", "--tail", "40", container(service), check=False)
+        """Return the last lines of what the service's container has printed, on both of its streams."""
+        done = self._call(["podman", "logs", "--tail", "40", container(service)], 30, check=False)
+        return done.stdout + done.stderr
 
     def has_image(self, name: str, recipe: str) -> bool:
         """Tell whether the image `name` is there and was made by this `recipe`."""

@@ -50,7 +50,7 @@ def passing() -> set[str]:
 
 def served_by(output: str) -> list[str]:
     """Return which server each line of a client's output names, in order."""
-    return re.findall(rf"{BLUE}|{GREEN}", output)
+    return re.findall(rf"served by ({BLUE}|{GREEN})", output)
 
 
 def run_client(podman: Podman, *flags: str) -> list[str]:
