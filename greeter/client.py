@@ -34,9 +34,7 @@ def call(stub: GreeterStub, options: argparse.Namespace) -> bool:
         reply, finished = stub.SayHello.with_call(HelloRequest(name=options.name), timeout=options.deadline)
     except grpc.RpcError as error:
         elapsed = (time.monotonic() - started) * 1000
-        print(
-            f"failed: {error.code().name}: {error.details()} ({elapsed:.1f} ms)", file=sys.stderr, flush=True
-        )
+        print(f"failed: {error.code().name}: {error.details()} ({elapsed:.1f} ms)", file=sys.stderr, flush=True)
         return False
     elapsed = (time.monotonic() - started) * 1000
     served_by = dict(finished.initial_metadata()).get(SERVED_BY, "unknown")

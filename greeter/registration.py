@@ -243,9 +243,7 @@ class Registration:
     def _passing(self, consistency: str) -> list[dict[str, Any]]:
         params = [("passing", "1")] + ([(consistency, "1")] if consistency else [])
         path = f"/v1/health/service/{self.instance.service}"
-        entries: list[dict[str, Any]] = self._consul.http.get(
-            CB.json(), path, params=params, headers=self._headers()
-        )
+        entries: list[dict[str, Any]] = self._consul.http.get(CB.json(), path, params=params, headers=self._headers())
         return entries
 
     def _headers(self) -> dict[str, str]:

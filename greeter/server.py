@@ -68,9 +68,7 @@ async def serve(options: argparse.Namespace) -> int:
     await server.start()
 
     stop, hurry = _signals()
-    registration = Registration(
-        Instance(options.service, options.name, host, bound, options.tag), options.consul
-    )
+    registration = Registration(Instance(options.service, options.name, host, bound, options.tag), options.consul)
     log.info("ready name=%s listen=%s:%d", options.name, host, bound)
     async with asyncio.TaskGroup() as tasks:
         keeping = tasks.create_task(registration.keep())
