@@ -62,6 +62,9 @@ class Connection(Receiver):
         self.now = now
         if self.closed:
             return
+        if self.paused and self.out_octets > limits.QUEUED_CONTROL:
+            self.fail(c.ENHANCE_YOUR_CALM, "the peer does not read what it asks for")
+            return
         late = self.guard.late(now, self._block_id != 0, self.settings_seen, self._settings_acked)
         if late >= 0:
             self.fail(late, "a header block, SETTINGS or their acknowledgement took too long")
@@ -128,7 +131,7 @@ class Connection(Receiver):
             flags: i64 = data[pos + 4]
             stream_id = u31(data, pos + 5)
             if length > c.MIN_MAX_FRAME_SIZE:
-                self.fail(c.FRAME_SIZE_ERROR, "a frame is longer than 16384 octets")
+                self._too_long(data, pos)
                 return
             if self._block_id != 0 and (kind != c.CONTINUATION or stream_id != self._block_id):
                 self.fail(c.PROTOCOL_ERROR, "a header block was interrupted by another frame")
@@ -146,6 +149,12 @@ class Connection(Receiver):
                 pos += 9 + length
             if self.over():
                 return
+
+    def _too_long(self, data: bytes, pos: i64) -> None:
+        if not self.settings_seen and data[pos : pos + 5] == b"HTTP/":
+            self.fail(c.HTTP_1_1_REQUIRED, "the peer speaks HTTP/1, not gRPC")
+        else:
+            self.fail(c.FRAME_SIZE_ERROR, "a frame is longer than 16384 octets")
 
     def _cut(self, data: bytes, pos: i64, need: i64) -> None:
         self._tail = data[pos:]

@@ -70,19 +70,18 @@ class Cluster(Dispatcher):
     def apply(self, instances: Sequence[Instance]) -> None:
         """Take the full list of instances. Those that left finish the calls they have and are never cut."""
         known = {_identity(pool.instance): pool for pool in self.endpoints}
-        endpoints: list[Pool] = []
+        for pool in self.endpoints:
+            pool.leaving = True
+        fresh: list[Pool] = []
         for instance in instances:
-            pool = known.pop(_identity(instance), None)
+            pool = known.get(_identity(instance))
             if pool is None:
                 pool = Pool(instance, self._desk, self._dialer, self._budget, self.counters)
-            pool.instance = instance
-            endpoints.append(pool)
-        leaving = list(known.values())
-        for pool in leaving:
-            pool.leaving = True
-        for pool in endpoints:
+                fresh.append(pool)
             pool.leaving = False
-        self.endpoints = _in_order(self.endpoints, endpoints) + leaving
+            pool.instance = instance
+        # Those known keep their order, so that turns go on.
+        self.endpoints += fresh
         self._policy.changed([cast(Endpoint, pool) for pool in self.endpoints if pool.routable()])
         for pool in list(self.endpoints):
             pool.want(pool.routable())
@@ -203,9 +202,3 @@ class Cluster(Dispatcher):
 def _identity(instance: Instance) -> tuple[str, str, int]:
     """Another address is another instance, whatever its id says."""
     return instance.key, instance.host, instance.port
-
-
-def _in_order(before: list[Pool], now: list[Pool]) -> list[Pool]:
-    """The pools of `now`: those known before in their old order, so that turns go on, then the new ones."""
-    staying = [pool for pool in before if pool in now]
-    return staying + [pool for pool in now if pool not in before]

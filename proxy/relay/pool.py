@@ -19,6 +19,8 @@ MAX_CONNECTIONS: Final = 8
 # and a new instance often listens a moment after its check passed.
 FIRST_RETRY: Final = 0.05
 LAST_RETRY: Final = 5.0
+# Seconds a connection has to have worked for its loss to count as the first.
+STEADY: Final = 1.0
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -118,7 +120,7 @@ class Pool(Endpoint):
 
     def is_connected(self) -> bool:
         """Whether an instance that speaks HTTP/2 answers, be it busy or not."""
-        return any([conn.usable for conn in self.connections])
+        return any(conn.usable for conn in self.connections)
 
     def send(self, call: Call) -> bool:
         """Send a call here; False if there is no place."""
@@ -173,13 +175,12 @@ class Pool(Endpoint):
 
     def connected(self, conn: Upstream) -> None:
         """The instance answered with SETTINGS."""
-        self._failures = 0
         self.last_error = ""
-        if not self.wanted:
+        if self.wanted:
+            self.owner.room()
+        else:
             conn.usable = False
             conn.close_if_idle()
-            return
-        self.owner.room()
 
     def retiring(self, conn: Upstream, reason: str) -> None:
         """A connection takes no more calls: open the next one at once."""
@@ -191,11 +192,9 @@ class Pool(Endpoint):
         if conn in self.connections:
             self.connections.remove(conn)
         self.last_error = reason
+        # One that worked for a while starts the back-off anew; one that never did, or for a moment only, goes on.
+        self._failures = 1 if conn.age() >= STEADY else self._failures + 1
         if not self.is_connected():
-            if not conn.settings_seen:
-                self._failures += 1
-            elif self._failures == 0:
-                self._failures = 1
             self._grow()
         self._rest()
 

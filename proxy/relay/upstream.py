@@ -52,10 +52,15 @@ class Upstream(Connection):
         super().__init__(carrier, budget, False)
         self.owner = owner
         self.usable = False  # SETTINGS seen, and neither GOAWAY nor an end since
+        self._usable_since = 0.0
 
     def ready(self) -> bool:
         """Whether one more call can be opened now."""
         return self.usable and self.streams.count < self.peer_streams
+
+    def age(self) -> float:
+        """Seconds since the instance's SETTINGS came, 0 if they never did."""
+        return self.now - self._usable_since if self.settings_seen else 0.0
 
     def open(self, call: Call) -> None:
         """Open a stream for the call and send what there is of its request."""
@@ -106,6 +111,7 @@ class Upstream(Connection):
         """The first SETTINGS make the connection usable; later ones may allow more streams."""
         if not self.usable and not self.goaway_received and not self.closed and self.last_local == 0:
             self.usable = True
+            self._usable_since = self.now
             self.owner.connected(self)
         else:
             self.owner.freed(self)
