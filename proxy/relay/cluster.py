@@ -74,12 +74,12 @@ class Cluster(Dispatcher):
             pool.leaving = True
         fresh: list[Pool] = []
         for instance in instances:
-            pool = known.get(_identity(instance))
-            if pool is None:
-                pool = Pool(instance, self._desk, self._dialer, self._budget, self.counters)
-                fresh.append(pool)
-            pool.leaving = False
-            pool.instance = instance
+            found = known.get(_identity(instance))
+            if found is None:
+                fresh.append(Pool(instance, self._desk, self._dialer, self._budget, self.counters))
+            else:
+                found.leaving = False
+                found.instance = instance
         # Those known keep their order, so that turns go on.
         self.endpoints += fresh
         self._policy.changed([cast(Endpoint, pool) for pool in self.endpoints if pool.routable()])
