@@ -20,6 +20,7 @@ import (
 	pb "google.golang.org/grpc/examples/helloworld/helloworld"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 const (
@@ -46,6 +47,8 @@ type options struct {
 	duration    time.Duration
 	deadline    time.Duration
 	messages    int
+	replies     int
+	interval    time.Duration
 }
 
 // failure is one failed call with its time, so that a test can say what happened around it.
@@ -86,13 +89,32 @@ func (r *result) record(server string, messages int, err error) {
 	}
 }
 
+// Fields of our own HelloRequest that the stubs of the grpc-go examples lack; they are sent as unknown fields.
+const (
+	countField    = 2
+	intervalField = 3
+)
+
+func request(o *options) *pb.HelloRequest {
+	r := &pb.HelloRequest{Name: o.name}
+	var extra []byte
+	if o.replies > 0 {
+		extra = protowire.AppendVarint(protowire.AppendTag(extra, countField, protowire.VarintType), uint64(o.replies))
+	}
+	if o.interval > 0 {
+		extra = protowire.AppendTag(extra, intervalField, protowire.VarintType)
+		extra = protowire.AppendVarint(extra, uint64(o.interval.Milliseconds()))
+	}
+	r.ProtoReflect().SetUnknown(extra)
+	return r
+}
+
 // call makes one call and returns who served it and how many replies came.
 func call(ctx context.Context, conn *grpc.ClientConn, o *options) (string, int, error) {
 	if o.mode == "unary" {
 		var header metadata.MD
 		reply := new(pb.HelloReply)
-		request := &pb.HelloRequest{Name: o.name}
-		if err := conn.Invoke(ctx, service+"SayHello", request, reply, grpc.Header(&header)); err != nil {
+		if err := conn.Invoke(ctx, service+"SayHello", request(o), reply, grpc.Header(&header)); err != nil {
 			return "", 0, err
 		}
 		return server(header), 1, nil
@@ -121,7 +143,7 @@ func converse(stream grpc.ClientStream, desc *grpc.StreamDesc, o *options) (int,
 	}
 	for i := 0; i < sends; i++ {
 		// io.EOF says that the call has ended; its status comes from RecvMsg.
-		if err := stream.SendMsg(&pb.HelloRequest{Name: o.name}); err != nil && !errors.Is(err, io.EOF) {
+		if err := stream.SendMsg(request(o)); err != nil && !errors.Is(err, io.EOF) {
 			return received, err
 		}
 		if desc.ClientStreams && desc.ServerStreams {
@@ -213,6 +235,8 @@ func parse() (*options, error) {
 	flag.DurationVar(&o.duration, "duration", time.Second, "how long new calls are started; open ones may finish")
 	flag.DurationVar(&o.deadline, "deadline", 10*time.Second, "deadline of a call")
 	flag.IntVar(&o.messages, "messages", 3, "messages sent per call by collect and chat")
+	flag.IntVar(&o.replies, "replies", 0, "replies asked for per request of stream; 0 leaves it to the server")
+	flag.DurationVar(&o.interval, "interval", 0, "pause asked for before each reply; 0 leaves it to the server")
 	flag.Parse()
 	switch o.mode {
 	case "unary", "stream", "collect", "chat":

@@ -19,6 +19,8 @@ const { values: options } = parseArgs({
     mode: { type: 'string', default: 'unary' },
     name: { type: 'string', default: 'jsclient' },
     messages: { type: 'string', default: '3' }, // sent per call by collect and chat
+    replies: { type: 'string', default: '0' }, // asked for per request of stream; 0 leaves it to the server
+    interval: { type: 'string', default: '0' }, // milliseconds asked for before each reply; 0 as the server has it
     deadline: { type: 'string', default: '10000' }, // milliseconds
     'cancel-after': { type: 'string' }, // milliseconds; the client cancels the call then
     metadata: { type: 'string', multiple: true, default: [] }, // KEY=VALUE; base64 for a key that ends in -bin
@@ -80,6 +82,9 @@ function finish(status) {
   client.close();
 }
 
+const request = {
+  name: options.name, count: Number(options.replies), interval_ms: Number(options.interval),
+};
 const method = client[METHODS[options.mode]].bind(client);
 const callOptions = { deadline: Date.now() + Number(options.deadline) };
 const messages = Number(options.messages);
@@ -90,12 +95,12 @@ let call;
 // The outcome is taken from 'status', which every call kind emits exactly once; the callback and 'error' repeat it.
 const onReply = (error, reply) => { if (!error) report.replies.push(reply.message); };
 if (replies) {
-  call = sends ? method(metadata(), callOptions) : method({ name: options.name }, metadata(), callOptions);
+  call = sends ? method(metadata(), callOptions) : method(request, metadata(), callOptions);
   call.on('data', (reply) => report.replies.push(reply.message));
   call.on('error', () => {});
 } else {
   call = sends ? method(metadata(), callOptions, onReply)
-    : method({ name: options.name }, metadata(), callOptions, onReply);
+    : method(request, metadata(), callOptions, onReply);
 }
 call.on('metadata', (headers) => {
   report.headers = plain(headers);
@@ -104,7 +109,7 @@ call.on('metadata', (headers) => {
 // Behind the callback of a unary reply, which grpc-js runs in the same turn as 'status'.
 call.on('status', (status) => setImmediate(finish, status));
 if (sends) {
-  for (let i = 0; i < messages; i += 1) call.write({ name: options.name });
+  for (let i = 0; i < messages; i += 1) call.write(request);
   call.end();
 }
 if (options['cancel-after'] !== undefined) setTimeout(() => call.cancel(), Number(options['cancel-after']));
