@@ -5,6 +5,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The compiled core: stale once one of its sources changes, as Python would go on loading the old binary.
+CORE := $(VENV)/.compiled
+CORE_SOURCES := $(wildcard proxy/http2/*.py proxy/relay/*.py proxy/balance/*.py proxy/net/*.py)
 # what `test-interpreted` runs
 INTERPRETED ?= tests/unit
 
@@ -13,23 +16,28 @@ INTERPRETED ?= tests/unit
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## make .venv with the project in it, the core compiled where there is a C compiler
+setup: $(CORE) ## make .venv with the project in it, the core compiled where there is a C compiler
 
 $(STAMP): pyproject.toml $(wildcard setup.py)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[dev]' --config-settings editable_mode=compat
+	GRPC_SIDECAR_COMPILE=0 $(BIN)/python -m pip install --quiet -e '.[dev]' --config-settings editable_mode=compat
+	@touch $@
+
+$(CORE): $(CORE_SOURCES) $(STAMP)
+	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
 build: $(STAMP) ## compile the core in place; fails where it cannot be compiled
-	GRPC_SIDECAR_COMPILE=1 $(BIN)/python setup.py build_ext --inplace
+	GRPC_SIDECAR_COMPILE=1 $(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $(CORE)
 
-demo: $(STAMP) ## blue/green under live traffic on this machine, with a summary
+demo: $(CORE) ## blue/green under live traffic on this machine, with a summary
 	$(BIN)/python -m compose demo
 
-up: $(STAMP) ## the whole stack as local processes until Ctrl-C
+up: $(CORE) ## the whole stack as local processes until Ctrl-C
 	$(BIN)/python -m compose up
 
-test: $(STAMP) ## all tests; the real tools are built first where Go is present
+test: $(CORE) ## all tests; the real tools are built first where Go is present
 	@if command -v go >/dev/null; then $(BIN)/python -m tests.tools.build; \
 	else echo "make test: no Go here, so tests that need a real tool are skipped and say so"; fi
 	$(BIN)/python -m pytest
@@ -44,7 +52,7 @@ check: $(STAMP) ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## what the proxy costs, against other proxies where they are installed
+bench: $(CORE) ## what the proxy costs, against other proxies where they are installed
 	$(BIN)/python -m tests.bench
 
 proto: $(STAMP) ## regenerate the stubs from greeter/helloworld.proto
@@ -58,4 +66,4 @@ containers: tools ## build the images and run the scenario in them, without an i
 
 clean: ## forget the environment and what was built; the tools' cache stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/tools/bin
-	find proxy -name '*.so' -delete
+	rm -f *.so && find proxy -name '*.so' -delete
