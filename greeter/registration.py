@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -87,7 +88,11 @@ class Client(BaseConsul):  # type: ignore[misc]
 
     def __init__(self, address: ConsulAddress) -> None:
         self._address = address
-        with _without("CONSUL_HTTP_ADDR", "CONSUL_HTTP_SSL", "CONSUL_HTTP_SSL_VERIFY"):
+        with (
+            _without("CONSUL_HTTP_ADDR", "CONSUL_HTTP_SSL", "CONSUL_HTTP_SSL_VERIFY"),
+            # Its own, about a part of the API that nobody has asked for.
+            warnings.catch_warnings(action="ignore", category=DeprecationWarning),
+        ):
             super().__init__()
 
     def http_connect(self, *_ignored: Any, **_settings: Any) -> HTTPClient:

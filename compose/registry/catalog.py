@@ -309,7 +309,9 @@ class Catalog:
     def _health_service(self, service: Service) -> dict[str, Any]:
         entry = self.agent_service(service)
         del entry["Datacenter"]
-        entry["TaggedAddresses"] = self._tagged(service.definition)
+        entry["Meta"] = entry["Meta"] or None
+        if not entry["Port"]:
+            del entry["Port"]
         return entry | {"CreateIndex": service.created, "ModifyIndex": service.modified}
 
     def _tagged(self, definition: ServiceDefinition) -> dict[str, Any]:

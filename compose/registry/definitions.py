@@ -21,17 +21,13 @@ _TERM = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)")
 
 _SERVICE_FIELDS = "ID Name Tags Address TaggedAddresses Port Meta Check Checks Weights EnableTagOverride Token"
 _CHECK_FIELDS = (
-    "ID CheckID Name Notes Status ServiceID HTTP Method TCP GRPC TTL Interval Timeout Token"
+    "CheckID Name Notes Status ServiceID HTTP Method TCP GRPC TTL Interval Timeout Token"
     " SuccessBeforePassing FailuresBeforeWarning FailuresBeforeCritical DeregisterCriticalServiceAfter"
 )
 _ALIASES = {
     "enable_tag_override": "EnableTagOverride",
     "tagged_addresses": "TaggedAddresses",
-    "check_id": "CheckID",
     "service_id": "ServiceID",
-    "success_before_passing": "SuccessBeforePassing",
-    "failures_before_warning": "FailuresBeforeWarning",
-    "failures_before_critical": "FailuresBeforeCritical",
     "deregister_critical_service_after": "DeregisterCriticalServiceAfter",
 }
 
@@ -120,16 +116,15 @@ def service_from(body: Mapping[str, Any]) -> tuple[ServiceDefinition, list[Check
     """Return the instance and its checks; raises `RefusedError` 400."""
     fields = _fields(body, _SERVICE_FIELDS)
     name = fields.text("Name")
-    check_bodies = fields.objects("Checks")
-    if single := fields.object("Check"):
-        check_bodies.append(single)
+    single = fields.object("Check")
+    check_bodies = ([single] if single else []) + fields.objects("Checks")
     if not name:
         raise RefusedError(400, "Missing service name")
     address = fields.text("Address")
     if address in ("0.0.0.0", "::", "[::]"):
         raise RefusedError(400, "Invalid service address")
     service_id = fields.text("ID") or name
-    weights = _fields(fields.object("Weights"), "Passing Warning")
+    weights = _fields(fields.object("Weights") or {"Passing": 1, "Warning": 1}, "Passing Warning")
     definition = ServiceDefinition(
         id=service_id,
         name=name,
@@ -138,14 +133,14 @@ def service_from(body: Mapping[str, Any]) -> tuple[ServiceDefinition, list[Check
         port=fields.number("Port"),
         meta=tuple(sorted(fields.text_map("Meta").items())),
         tagged_addresses=tuple(sorted(_tagged(fields.object("TaggedAddresses")).items())),
-        weights=(weights.number("Passing", 1), weights.number("Warning", 1)),
+        weights=(weights.number("Passing"), weights.number("Warning")),
         enable_tag_override=fields.flag("EnableTagOverride"),
     )
     checks = []
     for position, check_body in enumerate(check_bodies, 1):
         own_id = f"service:{service_id}" + (f":{position}" if len(check_bodies) > 1 else "")
         try:
-            checks.append(_check(check_body, own_id, f"Service '{name}' check", service_id))
+            checks.append(_check(_fields(check_body, _CHECK_FIELDS), own_id, f"Service '{name}' check", service_id))
         except RefusedError as error:
             if error.text.startswith(("Interval", "TTL")):
                 raise RefusedError(400, f"Invalid check: {error.text}") from error
@@ -155,14 +150,14 @@ def service_from(body: Mapping[str, Any]) -> tuple[ServiceDefinition, list[Check
 
 def check_from(body: Mapping[str, Any]) -> CheckDefinition:
     """Return a check registered by itself; raises `RefusedError` 400."""
-    name = _fields(body, _CHECK_FIELDS).text("Name")
+    fields = _fields(body, f"ID {_CHECK_FIELDS}")
+    name = fields.text("Name")
     if not name:
         raise RefusedError(400, "Missing check name")
-    return _check(body, name, name, "")
+    return _check(fields, fields.text("ID") or name, name, fields.text("ServiceID"))
 
 
-def _check(body: Mapping[str, Any], own_id: str, own_name: str, service_id: str) -> CheckDefinition:
-    fields = _fields(body, _CHECK_FIELDS)
+def _check(fields: "_Fields", own_id: str, own_name: str, service_id: str) -> CheckDefinition:
     status = fields.text("Status") or CRITICAL
     if status not in STATUSES:
         raise RefusedError(400, "Status for checks must 'passing', 'warning', 'critical'")
@@ -178,11 +173,11 @@ def _check(body: Mapping[str, Any], own_id: str, own_name: str, service_id: str)
     critical = fields.number("FailuresBeforeCritical")
     reap = fields.duration("DeregisterCriticalServiceAfter")
     return CheckDefinition(
-        id=fields.text("CheckID") or fields.text("ID") or own_id,
+        id=fields.text("CheckID") or own_id,
         name=fields.text("Name") or own_name,
         notes=fields.text("Notes"),
         status=status,
-        service_id=service_id or fields.text("ServiceID"),
+        service_id=service_id,
         kind=kind.lower(),
         target=target,
         method=fields.text("Method") or "GET",
@@ -241,8 +236,8 @@ class _Fields:
             raise _wrong_type(value, name, "string")
         return value
 
-    def number(self, name: str, default: int = 0) -> int:
-        value = self._values.get(name, default)
+    def number(self, name: str) -> int:
+        value = self._values.get(name, 0)
         if not isinstance(value, int) or isinstance(value, bool):
             raise _wrong_type(value, name, "int")
         return value
