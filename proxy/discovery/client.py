@@ -9,6 +9,7 @@ import base64
 import logging
 import os
 import ssl
+import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
@@ -192,7 +193,9 @@ class Client(base.Consul):  # type: ignore[misc]  # python-consul2 has no types
 
     def __init__(self, config: ConsulConfig, context: ssl.SSLContext | None, datacenter: str = "") -> None:
         self._transport = Transport(config, context)
-        with _environment_hidden():
+        with _environment_hidden(), warnings.catch_warnings():
+            # Every client makes an object for the legacy ACLs, which warns of itself.
+            warnings.simplefilter("ignore", DeprecationWarning)
             super().__init__(dc=datacenter or None)
 
     def http_connect(self, *_: object, **__: object) -> Transport:
