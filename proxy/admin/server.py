@@ -12,7 +12,7 @@ from proxy.admin.metrics import CONTENT_TYPE, Metrics
 from proxy.admin.status import describe, not_ready
 from proxy.config import Address, Config
 from proxy.discovery import Discovery
-from proxy.errors import BindError
+from proxy.errors import BindError, system_reason
 from proxy.relay.cluster import Cluster
 from proxy.version import version_line
 
@@ -56,7 +56,7 @@ class Admin:
             await site.start()
         except OSError as error:
             await self.stop()
-            raise BindError("admin", address, error.strerror or str(error)) from error
+            raise BindError("admin", address, system_reason(error)) from error
         self._path = address.path
         return address if address.path else Address(address.host, runner.addresses[0][1])
 
@@ -76,7 +76,7 @@ class Admin:
         return not_ready(self._cluster, self._discovery, self._draining())
 
     async def _get_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=await self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _get_health(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
