@@ -102,7 +102,7 @@ class LiveView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started = time.monotonic()
-        self._live = Live(console=console, refresh_per_second=8)
+        self._live = Live(console=console, auto_refresh=False)
 
     def __enter__(self) -> "LiveView":
         self._live.start()
@@ -111,7 +111,7 @@ class LiveView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.update(Text(""))
+        self._live.update(Text(""), refresh=True)
         self._live.stop()
 
     def step(self, text: str) -> None:
@@ -128,7 +128,7 @@ class LiveView:
             style = COLOURS.get(state, "dim")
             table.add_row(name, Text(state, style), f"{rate:.0f}", bar, str(status.asleep.get(name, 0)))
         failed = Text(f"{status.failed} failed", style="red bold" if status.failed else "green")
-        self._live.update(Group(Text(f"{status.sent} calls sent, ") + failed, table))
+        self._live.update(Group(Text(f"{status.sent} calls sent, ") + failed, table), refresh=True)
 
     def summary(self, lines: Sequence[tuple[str, str]], problems: Sequence[str]) -> None:
         """Print the summary as a table of two columns."""
