@@ -59,7 +59,14 @@ class Process:
         environ |= {"PYTHONUNBUFFERED": "1", **(env or {})}
         self.lines: list[str] = []
         self._process = subprocess.Popen(
-            command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=ROOT,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A group of its own, so that what a wrapper script started ends with it.
+            start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -110,8 +117,8 @@ class Process:
 
     def close(self) -> None:
         """End it, gently or not, and release the pipe."""
-        if self.running():
-            self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.exit()
         assert self._process.stdout is not None
         self._process.stdout.close()
