@@ -3,6 +3,8 @@
 `receive(data, now)` takes whatever the socket gave, cut anywhere.
 """
 
+from typing import Final
+
 from mypy_extensions import i64
 
 from proxy.http2 import constants as c
@@ -14,6 +16,9 @@ from proxy.http2.sender import Carrier
 from proxy.http2.stream import Stream
 from proxy.http2.table import DEFAULT_SIZE, DynamicTable
 from proxy.http2.walk import CORRUPT, MALFORMED, REQUEST, RESPONSE, SOUND, TRAILERS, BlockWalk
+
+# Octets that may come ahead of the end of a line from a client that seems to speak HTTP/1.
+_FOREIGN_LINE: Final[i64] = 8192
 
 
 class Connection(Receiver):
@@ -111,7 +116,11 @@ class Connection(Receiver):
             self._tail = b""
             self._preface_left = False
             return 24 - before
-        self.on_foreign(self._tail + data)
+        foreign = self._tail + data
+        if foreign[:1].isupper() and b"\n" not in foreign and len(foreign) < _FOREIGN_LINE:
+            self._tail = foreign
+            return -1
+        self.on_foreign(foreign)
         self.fail(c.PROTOCOL_ERROR, "the client preface is not HTTP/2's")
         return -1
 

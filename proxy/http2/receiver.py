@@ -129,8 +129,8 @@ class Receiver(Sender):
                 self.fail(c.PROTOCOL_ERROR, "more padding than DATA")
                 return pos
             length -= pad
-            if stream is not None:
-                self.passed_on(stream, pad + 1)
+            if stream is not None and not stream.remote_closed:
+                self._credit(stream)  # padding goes nowhere; it is no sign of a receiver that keeps up either
         self._data_left = length
         self._pad_left = pad
         self._data_stream = stream

@@ -200,14 +200,18 @@ class Sender:
             return
         waiting = self._waiting
         self._waiting = []
+        unserved: list[Stream] = []
         for stream in waiting:
-            stream.queued = False
             if stream.gone or stream.pending is None:
-                continue
-            if self.out_octets >= OUTPUT_HIGH or (self.send_window <= 0 and stream.pending_octets > 0):
-                self._enqueue(stream)
-                continue
-            self._drain(stream)
+                stream.queued = False
+            elif self.out_octets >= OUTPUT_HIGH or self.send_window <= 0:
+                unserved.append(stream)
+            else:
+                stream.queued = False
+                self._drain(stream)
+        if unserved:
+            # First in the next turn, or a busy stream could take all the window there is each time.
+            self._waiting = unserved + self._waiting
 
     def _drain(self, stream: Stream) -> None:
         """Send one stream's waiting DATA until something is short; a stream without window leaves the queue."""
