@@ -16,10 +16,13 @@ from proxy.relay.dispatch import Dispatcher
 from proxy.relay.downstream import Downstream
 from proxy.relay.pool import Dialer, Pool, PoolOwner
 from proxy.relay.streams import Call
+from proxy.relay.upstream import NEVER_SENT
 
 # Calls that wait for an instance or a free stream; past it calls fail at once with UNAVAILABLE. As Envoy's
 # max_pending_requests.
 MAX_WAITING: Final = 1024
+# Calls in the queue that their clients have given up, beside as many as wait; past it they are sorted out.
+_ABANDONED: Final = 64
 
 
 class _Desk(PoolOwner):
@@ -128,16 +131,20 @@ class Cluster(Dispatcher):
             self._queue.popleft()
 
     def abandon(self, call: Call) -> None:
-        """A waiting call was reset by its client; the queue drops it when its turn comes."""
+        """A waiting call was reset by its client; the queue drops it when its turn comes, or when most are such."""
         call.waiting = False
         self.waiting -= 1
-        if self.waiting == 0:
-            self._queue.clear()
+        if len(self._queue) > 2 * self.waiting + _ABANDONED:
+            self._queue = deque([other for other in self._queue if other.waiting])
 
     def replay(self, call: Call, pool: Pool, reason: str) -> bool:
-        """Send a call that `pool` provably did not process elsewhere: once, as only that is surely safe."""
-        if not call.replayable or call.answered or call.gone or call.avoid is not None:
+        """Send a call that `pool` provably did not process elsewhere: once, or without limit if it never left."""
+        if not call.replayable or call.answered or call.gone:
             return False
+        if call.replays > 0 and reason != NEVER_SENT:
+            return False
+        if reason != NEVER_SENT:
+            call.replays += 1
         self.counters.replayed(reason)
         call.avoid = pool
         call.leg = None

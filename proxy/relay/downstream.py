@@ -16,6 +16,7 @@ from proxy.relay import answers, status
 from proxy.relay.counters import Counters, MethodCounters
 from proxy.relay.dispatch import Dispatcher
 from proxy.relay.streams import Call
+from proxy.relay.upstream import Upstream
 
 _GRPC: Final = b"application/grpc"
 _GRPC_PLAIN: Final = string(_GRPC)
@@ -47,9 +48,11 @@ class Downstream(Connection):
         row = self._row(block)
         row.started += 1
         call.row = row
-        if self.grpc and not self._is_grpc(block):
-            self.answer_http(call, 415, "This is a gRPC proxy; content-type has to begin with application/grpc.")
-            return
+        if not self._is_grpc(block):
+            call.grpc = False
+            if self.grpc:
+                self.answer_http(call, 415, "This is a gRPC proxy; content-type has to begin with application/grpc.")
+                return
         call.block = block
         self.dispatcher.route(call)
 
@@ -107,13 +110,16 @@ class Downstream(Connection):
         call = cast(Call, stream)
         if call.waiting:
             self.dispatcher.abandon(call)
+        outcome = status.of_reset(code)
         leg = call.leg
         if leg is not None:
+            if not call.done:
+                cast(Upstream, leg.conn).owner.count(outcome)
             call.leg = None
             leg.call = None
             leg.conn.reset_stream(leg, c.CANCEL if ours else code)
         call.forget()
-        call.finish(status.CANCELLED if code == c.CANCEL else status.of_reset(code), self.now)
+        call.finish(outcome, self.now)
 
     def on_sent(self, stream: Stream, octets: i64) -> None:
         """Part of a response that had waited went out."""
@@ -125,7 +131,12 @@ class Downstream(Connection):
         """The client's side is over."""
         if stream.local_closed and stream.remote_closed:
             # An ordinary end: let go of the leg, so that the pair is freed without the cycle collector.
-            cast(Call, stream).leg = None
+            call = cast(Call, stream)
+            leg = call.leg
+            call.leg = None
+            if leg is not None and not leg.local_closed:
+                # The client has its answer, so what the instance has not read of the request is not needed.
+                leg.conn.reset_stream(leg, c.NO_ERROR)
         if self.goaway_sent and self.streams.count == 0:
             self._finish_drain()
 

@@ -139,7 +139,10 @@ class Pool(Endpoint):
         self.wanted = wanted
         if wanted:
             self._failures = 0
-            self._grow()
+            for conn in self.connections:
+                conn.revive()
+            if not self.is_connected():
+                self._grow()
             return
         for conn in list(self.connections):
             conn.usable = False
@@ -147,7 +150,9 @@ class Pool(Endpoint):
         self._rest()
 
     def _grow(self) -> None:
-        if self.wanted and self._dialing == 0 and len(self.connections) < MAX_CONNECTIONS:
+        # Those that only finish what they have may be many: with streams of hours they must not block new ones.
+        growing = sum([not conn.spent() for conn in self.connections])
+        if self.wanted and self._dialing == 0 and growing < MAX_CONNECTIONS:
             self._dialing += 1
             delay = 0.0
             if self._failures > 0:
@@ -188,9 +193,10 @@ class Pool(Endpoint):
             self._grow()
 
     def ended(self, conn: Upstream, reason: str) -> None:
-        """A connection is over."""
-        if conn in self.connections:
-            self.connections.remove(conn)
+        """A connection is over; said again when its socket closes."""
+        if conn not in self.connections:
+            return
+        self.connections.remove(conn)
         self.last_error = reason
         # One that worked for a while starts the back-off anew; one that never did, or for a moment only, goes on.
         self._failures = 1 if conn.age() >= STEADY else self._failures + 1
@@ -200,7 +206,8 @@ class Pool(Endpoint):
 
     def settle_lost(self, call: Call, reason: str) -> None:
         """A call whose connection broke: nobody knows how far it got, so it is not sent again."""
-        self.codes[14] += 1
+        if not call.done:
+            self.codes[14] += 1
         instance = self.instance
         self.owner.lost(
             call,

@@ -13,6 +13,8 @@ from proxy.relay.counters import MethodCounters
 # Octets of a request kept until the response begins, so that it can go to another instance unseen by the
 # client. One window's worth: a call that still waits for an instance can never have sent more.
 REPLAY_OCTETS: Final[i64] = STREAM_WINDOW
+# Kept pieces below this size are joined, so that a dribble of tiny frames costs no object each.
+_JOIN: Final[i64] = 4096
 
 
 class Call(Stream):
@@ -27,9 +29,11 @@ class Call(Stream):
         # The request so far, while it can still be sent (again): header block, DATA, trailers.
         self.block = b""
         self.kept: list[bytes] = []
-        self.kept_octets: i64 = 0
+        self.kept_octets: i64 = 0  # in the budget as well
         self.kept_trailers: bytes | None = None
         self.replayable = True
+        self.grpc = True
+        self.replays: i64 = 0  # of what left and was not processed
         self.avoid: Endpoint | None = None
         # In the cluster's queue, until `give_up_at` (seconds, monotonic) if no instance is connected by then.
         self.waiting = False
@@ -38,10 +42,19 @@ class Call(Stream):
         self.done = False  # counted as handled
 
     def keep(self, piece: bytes) -> None:
-        """Keep a piece of the request; past the limit the call cannot be replayed."""
-        self.kept_octets += len(piece)
-        if self.kept_octets > REPLAY_OCTETS:
+        """Keep a piece of the request; past a limit the call cannot be replayed.
+
+        A call that waits has not been sent, so it keeps all that its window let in.
+        """
+        size: i64 = len(piece)
+        budget = self.conn.budget
+        if not self.waiting and (self.kept_octets + size > REPLAY_OCTETS or budget.spent()):
             self.forget()
+            return
+        self.kept_octets += size
+        budget.held += size
+        if self.kept and len(self.kept[-1]) + size <= _JOIN:
+            self.kept[-1] += piece
         else:
             self.kept.append(piece)
 
@@ -49,6 +62,7 @@ class Call(Stream):
         """The request will not be sent again."""
         if self.replayable:
             self.replayable = False
+            self.conn.budget.held -= self.kept_octets
             self.block = b""
             self.kept = []
             self.kept_trailers = None
@@ -69,3 +83,4 @@ class Leg(Stream):
         super().__init__(stream_id, send_window)
         self.conn = conn
         self.call: Call | None = call
+        self.status: i64 = 200  # HTTP's, of the response so far

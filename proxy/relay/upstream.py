@@ -1,6 +1,6 @@
 """A connection to an instance: calls become its streams, and its responses go back."""
 
-from typing import cast
+from typing import Final, cast
 
 from mypy_extensions import i64
 
@@ -13,7 +13,9 @@ from proxy.relay import status
 from proxy.relay.streams import Call, Leg
 
 # Stream ids are 31 bits and never used twice, so a connection is given up before it runs out; section 5.1.1.
-_LAST_ID: i64 = 0x7FFF_0000
+_LAST_ID: Final[i64] = 0x7FFF_0000
+# Why a call is sent again that was never written to a socket: that may be done any number of times.
+NEVER_SENT: Final = "never_sent"
 
 
 class Owner:
@@ -52,7 +54,13 @@ class Upstream(Connection):
         super().__init__(carrier, budget, False)
         self.owner = owner
         self.usable = False  # SETTINGS seen, and neither GOAWAY nor an end since
+        self._handed_over: i64 = 0  # highest stream id that the carrier has taken
         self._usable_since = 0.0
+
+    def take(self) -> list[bytes | memoryview]:
+        """All output so far; from here on nobody knows how far it gets."""
+        self._handed_over = self.last_local
+        return super().take()
 
     def ready(self) -> bool:
         """Whether one more call can be opened now."""
@@ -98,6 +106,15 @@ class Upstream(Connection):
             self.usable = False
             self.owner.retiring(self, reason)
 
+    def spent(self) -> bool:
+        """Whether no new call will ever be opened here."""
+        return self.closed or self.goaway_received or self.last_local >= _LAST_ID
+
+    def revive(self) -> None:
+        """Open calls again on a connection that only finished what it had."""
+        if self.settings_seen and not self.spent():
+            self.usable = True
+
     def close_if_idle(self) -> None:
         """End a connection that is no longer wanted once its last call is done."""
         if not self.usable and self.streams.count == 0 and not self.closed:
@@ -122,26 +139,28 @@ class Upstream(Connection):
         call = leg.call
         if call is None:
             return
+        leg.status = self.walk.status
         if end_stream:
-            code = self._code()
+            code = self._code(call, leg)
             if code == status.CANCELLED and self.goaway_received and self.owner.replay(call, "cancelled_by_goaway"):
                 # grpcio's server answers so without running the handler, while it stops.
                 leg.call = None
+                if not leg.local_closed:
+                    self.reset_stream(leg, c.NO_ERROR)
                 return
-            self._finish(call, leg, code)
+            self._finish(call, code)
         call.answered = True
         call.forget()
         call.conn.send_block(call, block, end_stream)
 
-    def _code(self) -> i64:
-        walk = self.walk
-        if 0 <= walk.grpc_status <= status.LAST:
-            return walk.grpc_status
-        if walk.status == 200 or walk.status < 0:
-            return status.UNKNOWN if walk.grpc_status > 0 else status.OK
-        return status.of_http(walk.status)
+    def _code(self, call: Call, leg: Leg) -> i64:
+        """The gRPC code of a response that the block just walked has ended."""
+        code: i64 = self.walk.grpc_status
+        if 0 <= code <= status.LAST:
+            return code
+        return _of_http(call, leg)
 
-    def _finish(self, call: Call, leg: Leg, code: i64) -> None:
+    def _finish(self, call: Call, code: i64) -> None:
         call.finish(code, self.now)
         self.owner.count(code)
 
@@ -150,7 +169,7 @@ class Upstream(Connection):
         leg = cast(Leg, stream)
         call = leg.call
         if call is not None:
-            self._finish(call, leg, self._code())
+            self._finish(call, self._code(call, leg))
             call.conn.send_block(call, block, True)
 
     def on_data(self, stream: Stream, data: bytes, start: i64, end: i64, end_stream: bool) -> None:
@@ -162,7 +181,7 @@ class Upstream(Connection):
             self.passed_on(leg, octets)
             return
         if end_stream:
-            self._finish(call, leg, status.OK)  # no trailers: not gRPC, or a server that breaks it
+            self._finish(call, _of_http(call, leg))
         sent = call.conn.send_data(call, data, start, end, end_stream)
         if sent > 0:
             self.passed_on(leg, sent)
@@ -186,7 +205,8 @@ class Upstream(Connection):
             return
         call.leg = None
         if not call.done:
-            self._finish(call, leg, status.of_reset(code))
+            self._finish(call, status.of_reset(code))
+        call.forget()
         call.conn.reset_behind(call, code)
 
     def on_stream_end(self, stream: Stream) -> None:
@@ -207,6 +227,7 @@ class Upstream(Connection):
             call = leg.call
             if leg.id > last_id and call is not None:
                 self.retire(leg)
+                self.guard.remember(leg.id)  # an answer would be odd, but no reason to cut the other calls
                 leg.call = None
                 if not self.owner.replay(call, "goaway"):
                     self.owner.settle_lost(call, "the instance went away before it took the call")
@@ -229,4 +250,12 @@ class Upstream(Connection):
             self.retire(leg)
             if call is not None:
                 leg.call = None
-                self.owner.settle_lost(call, reason)
+                if leg.id <= self._handed_over or not self.owner.replay(call, NEVER_SENT):
+                    self.owner.settle_lost(call, reason)
+
+
+def _of_http(call: Call, leg: Leg) -> i64:
+    """The gRPC code of a response without grpc-status; for one to a request that is not gRPC, whether it failed."""
+    if not call.grpc and leg.status < 400:
+        return status.OK
+    return status.of_http(leg.status)
