@@ -48,7 +48,9 @@ def extensions() -> list[Any]:
     from mypyc.build import mypycify
 
     try:
-        built = mypycify(["--strict", "--no-warn-unused-configs", *core_modules()], opt_level="3", group_name="grpc_sidecar")
+        built = mypycify(
+            ["--strict", "--no-warn-unused-configs", *core_modules()], opt_level="3", group_name="grpc_sidecar"
+        )
     except SystemExit as stop:  # how mypycify reports a type error
         interpreted(f"mypyc refused it ({stop.code})")
         return []

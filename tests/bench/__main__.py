@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import socket
 import statistics
 import subprocess
@@ -139,7 +140,9 @@ def _versions(peers: list[Peer]) -> dict[str, str]:
     for peer in peers:
         command = [program(peer.program) or peer.program, *peer.version]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        found[peer.name] = (done.stdout + done.stderr).strip().splitlines()[0]
+        # The first number that looks like a version: some programs print their path beside it.
+        match = re.search(r"\d+\.\d+\.\d+", done.stdout + done.stderr)
+        found[peer.name] = match[0] if match else "unknown"
     return found
 
 
