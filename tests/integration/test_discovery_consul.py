@@ -24,7 +24,7 @@ _MANAGEMENT = "00000000-0000-0000-0000-00000000aaaa"
 _ACL = f'acl {{ enabled = true default_policy = "deny" tokens {{ initial_management = "{_MANAGEMENT}" }} }}'
 
 
-class _Watch:
+class Watch:
     """A running watcher and what it applied."""
 
     def __init__(self, discovery: Discovery) -> None:
@@ -53,8 +53,8 @@ class _Watch:
 
 
 @asynccontextmanager
-async def _watching(url: str, *flags: str, **environ: str) -> AsyncIterator[_Watch]:
-    watch = _Watch(discover(load(["--service", "greeter", "--consul", url, *flags], environ)))
+async def watching(url: str, *flags: str, **environ: str) -> AsyncIterator[Watch]:
+    watch = Watch(discover(load(["--service", "greeter", "--consul", url, *flags], environ)))
     task = asyncio.ensure_future(watch.discovery.run(watch.apply))
     try:
         yield watch
@@ -64,7 +64,7 @@ async def _watching(url: str, *flags: str, **environ: str) -> AsyncIterator[_Wat
         assert isinstance(ended, asyncio.CancelledError), ended
 
 
-class _Agent:
+class Agent:
     """Writes to an agent."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession, token: str = "") -> None:
@@ -98,17 +98,17 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @pytest.fixture(params=["registry", "consul"])
-async def agent(request: pytest.FixtureRequest, session: aiohttp.ClientSession) -> AsyncIterator[_Agent]:
+async def agent(request: pytest.FixtureRequest, session: aiohttp.ClientSession) -> AsyncIterator[Agent]:
     if request.param == "registry":
         async with serving("127.0.0.1", 0) as bound:
-            yield _Agent(f"http://{bound}", session)
+            yield Agent(f"http://{bound}", session)
         return
     with closing(consul := Consul()):
-        yield _Agent(consul.url, session)
+        yield Agent(consul.url, session)
 
 
-async def test_the_life_of_instances(agent: _Agent) -> None:
-    async with _watching(agent.url) as watch:
+async def test_the_life_of_instances(agent: Agent) -> None:
+    async with watching(agent.url) as watch:
         await watch.until_up()
         await agent.register("green")
         await watch.until_up("green")
@@ -134,25 +134,25 @@ async def test_the_life_of_instances(agent: _Agent) -> None:
         assert watch.discovery.errors == {}
 
 
-async def test_only_instances_with_the_tag(agent: _Agent) -> None:
+async def test_only_instances_with_the_tag(agent: Agent) -> None:
     await agent.register("a", Tags=["blue", "x"])
     await agent.register("b", Tags=["green"])
-    async with _watching(agent.url, "--tag", "blue") as watch:
+    async with watching(agent.url, "--tag", "blue") as watch:
         await watch.until_up("a")
         assert len(watch.applied[-1][1]) == 1
 
 
-async def test_another_datacenter_is_refused_with_a_reason(agent: _Agent) -> None:
-    async with _watching(agent.url, "--datacenter", "nowhere") as watch:
+async def test_another_datacenter_is_refused_with_a_reason(agent: Agent) -> None:
+    async with watching(agent.url, "--datacenter", "nowhere") as watch:
         await watch.until(lambda: bool(watch.discovery.errors), "an error")
         assert watch.applied == []
         assert "nowhere" in watch.discovery.last_error or "datacenter" in watch.discovery.last_error
 
 
-async def test_changes_are_applied_within_milliseconds_of_the_answer(agent: _Agent) -> None:
+async def test_changes_are_applied_within_milliseconds_of_the_answer(agent: Agent) -> None:
     await agent.register("a")
     await agent.register("b")
-    async with _watching(agent.url) as watch:
+    async with watching(agent.url) as watch:
         await watch.until_up("a", "b")
         seconds = []
         for turn in range(8):
@@ -167,9 +167,9 @@ async def test_changes_are_applied_within_milliseconds_of_the_answer(agent: _Age
         assert sorted(seconds)[len(seconds) // 2] < 0.1
 
 
-async def test_a_list_that_vanished_is_held_and_replaced_at_once_by_what_returns(agent: _Agent) -> None:
+async def test_a_list_that_vanished_is_held_and_replaced_at_once_by_what_returns(agent: Agent) -> None:
     await agent.register("green")
-    async with _watching(agent.url) as watch:
+    async with watching(agent.url) as watch:
         await watch.until_up("green")
         await agent.deregister("green")
         await watch.until(lambda: "held" in watch.applied[-1][1][0].note, "a held list")
@@ -185,9 +185,9 @@ async def test_a_frozen_agent_and_one_that_lost_its_state_take_no_instance_away(
     monkeypatch.setattr("proxy.discovery.health._SLACK_SECONDS", 0.2)
     monkeypatch.setattr("proxy.discovery.health.READ_SECONDS", 0.5)
     with closing(consul := Consul()):
-        agent = _Agent(consul.url, session)
+        agent = Agent(consul.url, session)
         await agent.register("green")
-        async with _watching(consul.url) as watch:
+        async with watching(consul.url) as watch:
             await watch.until_up("green")
             consul.signal(signal.SIGSTOP)
             await watch.until(lambda: watch.discovery.errors.get("timeout", 0) > 0, "a time-out")
@@ -210,7 +210,7 @@ async def test_a_frozen_agent_and_one_that_lost_its_state_take_no_instance_away(
 
 async def test_acl(session: aiohttp.ClientSession, tmp_path: Path) -> None:
     with closing(consul := Consul("-hcl", _ACL)):
-        agent = _Agent(consul.url, session, _MANAGEMENT)
+        agent = Agent(consul.url, session, _MANAGEMENT)
         await agent.register("green")
         rules = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
         await agent.put("/v1/acl/policy", {"Name": "read", "Rules": rules})
@@ -219,9 +219,9 @@ async def test_acl(session: aiohttp.ClientSession, tmp_path: Path) -> None:
         file = tmp_path / "token"
         file.write_text(powerless["SecretID"])
         async with (
-            _watching(consul.url) as without,
-            _watching(consul.url, CONSUL_HTTP_TOKEN="00000000-0000-0000-0000-00000000bbbb") as unknown,
-            _watching(consul.url, CONSUL_HTTP_TOKEN_FILE=str(file)) as rotated,
+            watching(consul.url) as without,
+            watching(consul.url, CONSUL_HTTP_TOKEN="00000000-0000-0000-0000-00000000bbbb") as unknown,
+            watching(consul.url, CONSUL_HTTP_TOKEN_FILE=str(file)) as rotated,
         ):
             await without.until(lambda: "set CONSUL_HTTP_TOKEN" in without.discovery.last_error, "no token")
             await unknown.until(lambda: "ACL not found" in unknown.discovery.last_error, "an unknown token")
