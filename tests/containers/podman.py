@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -100,20 +101,32 @@ class Podman:
             pip = [str(tools / "bin" / "pip"), "install", "--quiet", "podman-compose==1.6.0"]
             subprocess.run(pip, check=True, timeout=300)
         environment = os.environ | {
+            "CONSUL_PORT": str(_usual_or_free(8500)),
+            "PROMETHEUS_PORT": str(_usual_or_free(9090)),
             "CONTAINERS_CONF": str(home / "containers.conf"),
             "CONTAINERS_STORAGE_CONF": str(home / "storage.conf"),
             "PATH": f"{tools / 'bin'}:{os.environ['PATH']}:/usr/sbin:/sbin",
         }
         return cls(home, environment)
 
+    @property
+    def consul(self) -> str:
+        """Where Consul's HTTP API and UI are published."""
+        return f"http://127.0.0.1:{self.environment['CONSUL_PORT']}"
+
+    @property
+    def prometheus(self) -> str:
+        """Where Prometheus is published."""
+        return f"http://127.0.0.1:{self.environment['PROMETHEUS_PORT']}"
+
     def run(self, *arguments: str, seconds: float = 60, check: bool = True, stdin: str = "") -> str:
         """Run ``podman ARGUMENTS`` and return its standard output; raise `FailedError` if it fails."""
         return self._call(["podman", *arguments], seconds, check=check, stdin=stdin).stdout
 
-    def compose(self, *arguments: str, seconds: float = 120, greeter_sleep: str = "0s") -> None:
+    def compose(self, *arguments: str, seconds: float = 120) -> None:
         """Run ``podman-compose ARGUMENTS`` on the project's compose file; raise `FailedError` if it fails."""
         command = ["podman-compose", "-f", str(COMPOSE_FILE), *arguments]
-        self._call(command, seconds, greeter_sleep=greeter_sleep)
+        self._call(command, seconds)
 
     def _call(
         self,
@@ -122,13 +135,12 @@ class Podman:
         *,
         check: bool = True,
         stdin: str = "",
-        greeter_sleep: str = "0s",
     ) -> subprocess.CompletedProcess[str]:
         try:
             done = subprocess.run(
                 command,
                 cwd=ROOT,
-                env=self.environment | {"GREETER_SLEEP": greeter_sleep},
+                env=self.environment,
                 input=stdin,
                 text=True,
                 errors="replace",
@@ -142,10 +154,9 @@ class Podman:
             raise FailedError(f"{' '.join(command)}: exit code {done.returncode}\n{output}")
         return done
 
-    def start(self, service: str, *, greeter_sleep: str = "0s", recreate: bool = False) -> None:
+    def start(self, service: str) -> None:
         """Start one service of the compose file and wait until its health check passes."""
-        flags = ["--force-recreate"] if recreate else []
-        self.compose("up", "-d", "--no-build", "--no-deps", *flags, service, greeter_sleep=greeter_sleep)
+        self.compose("up", "-d", "--no-build", "--no-deps", service)
         name = container(service)
 
         def healthy() -> bool:
@@ -166,6 +177,21 @@ class Podman:
         label = '{{index .Config.Labels "recipe"}}'
         done = self.run("image", "inspect", "--format", label, name, check=False)
         return done.strip().splitlines()[-1:] == [recipe]
+
+
+def _usual_or_free(usual: int) -> int:
+    for port in (usual, 0):
+        with socket.socket() as probe:
+            # As servers do, so that connections that just ended do not count as use.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                say(f"port {usual} is taken, another is published")
+                continue
+            number: int = probe.getsockname()[1]
+            return number
+    raise FailedError("no free port on 127.0.0.1")
 
 
 def container(service: str) -> str:
