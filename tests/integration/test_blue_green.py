@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import pytest
@@ -11,65 +11,115 @@ from tests.load import Call, GoLoad, Load
 from tests.stack import Consul, Greeter, Process, Sidecar, closing
 
 ROUNDS = 10
-RATE = 500  # calls a second, of each client
+RATE = 500  # calls a second
 # The rest of the drain is as by default; a local agent tells its watchers within milliseconds.
 DRAIN = ("--settle", "500ms", "--grace", "10s")
-MESSAGES = 15  # of a stream that takes 1.5 s, and so outlives the server's SIGTERM
-Started = TypeVar("Started", bound=Process)
+MESSAGES = 15  # of a stream that takes 1.5 s, and so outlives its server's SIGTERM
+COLOURS = [f"{('blue', 'green')[number % 2]}-{number}" for number in range(ROUNDS + 1)]
 
-pytestmark = pytest.mark.timeout(180)
+Started = TypeVar("Started", bound=Process)
 
 
 @pytest.fixture(scope="module")
 def consul() -> Iterator[Consul]:
-    with closing(Consul()) as (agent,):
-        assert isinstance(agent, Consul)
+    agent = Consul()
+    with closing(agent):
         yield agent
 
 
-def held_over(calls: list[Call], server: str, moment: float) -> list[Call]:
-    """Calls that `server` had when it was told to stop at `moment`, and answered later."""
-    return [call for call in calls if call.server == server and call.started < moment < call.ended]
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as processes:
+        yield processes
 
 
-def test_ten_rounds_lose_no_call(consul: Consul) -> None:
-    """At 500 calls/s from grpcio and from grpc-go each, with handlers asleep and streams open in what stops."""
-    stopped: dict[str, float] = {}
-    colours = [f"{('blue', 'green')[number % 2]}-{number}" for number in range(ROUNDS + 1)]
-    with contextlib.ExitStack() as stack:
+def keep(stack: contextlib.ExitStack, process: Started) -> Started:
+    """Let a process end with the test."""
+    stack.callback(process.close)
+    return process
 
-        def start(process: Started) -> Started:
-            stack.callback(process.close)
-            return process
 
-        old = start(Greeter(colours[0], consul.url, *DRAIN))
-        consul.passing(1)
-        sidecar = start(Sidecar("--service", "greeter", "--consul", consul.url))
-        load = start(Load(sidecar.target, unary=RATE, asleep=8, streams=4, messages=MESSAGES, interval_ms=100))
-        unary = start(GoLoad(sidecar.target, mode="unary", rate=str(RATE)))
-        streams = start(GoLoad(sidecar.target, mode="stream", rate="4", replies=str(MESSAGES), interval="100ms"))
-        for colour in colours[1:]:
-            new = start(Greeter(colour, consul.url, *DRAIN))
-            consul.passing(2)
-            stopped[old.name] = time.monotonic()
+class Rollout:
+    """Ten deployments of the other colour, each stopping the one before."""
+
+    def __init__(self, consul: Consul, stack: contextlib.ExitStack) -> None:
+        self.stopped: dict[str, float] = {}
+        """When each was told to stop."""
+        self.seconds = 0.0
+        self._consul = consul
+        self._stack = stack
+        self._serving = self._deploy(COLOURS[0], 1)
+
+    def run(self) -> None:
+        """Deploy, wait for the check, stop the old one and see it go, ten times."""
+        began = time.monotonic()
+        for colour in COLOURS[1:]:
+            new = self._deploy(colour, 2)
+            old, self._serving = self._serving, new
+            self.stopped[old.name] = time.monotonic()
             old.signal()
             assert old.exit() == 0, old.output
-            old = new
-        ledger, go_unary, go_streams = load.finish(), unary.finish(), streams.finish()
+        self.seconds = time.monotonic() - began
 
-        ledger.none_failed(MESSAGES)
-        for counts in (go_unary, go_streams):
-            assert counts["failed"] == 0, counts["first_failures"]
-            assert counts["sent"] == counts["ok"]
-        assert go_streams["messages"] == MESSAGES * go_streams["ok"]
-        seconds = max(call.ended for call in ledger.calls) - min(call.started for call in ledger.calls)
-        assert ledger.rate() > 0.9 * RATE
-        assert go_unary["sent"] / seconds > 0.9 * RATE
-        # Every colour served all three loads, and each that stopped had calls of both kinds in hand.
-        for counted in (ledger.by_server(), go_unary["by_server"], go_streams["by_server"]):
-            assert set(counted) == set(colours)
-        for name, moment in stopped.items():
-            assert held_over(ledger.of("asleep"), name, moment), f"no handler was asleep in {name}"
-            assert held_over(ledger.of("stream"), name, moment), f"no stream was open in {name}"
-        assert sidecar.total("sidecar_lost_rpcs_total") == 0
-        print(f"{len(ledger.calls)} + {go_unary['sent']} + {go_streams['sent']} calls in {seconds:.1f} s")
+    def _deploy(self, colour: str, passing: int) -> Greeter:
+        greeter = keep(self._stack, Greeter(colour, self._consul.url, *DRAIN))
+        self._consul.passing(passing)
+        return greeter
+
+    def served_all(self, by_server: Mapping[str, int]) -> None:
+        """Assert that every colour had its share."""
+        assert set(by_server) == set(COLOURS)
+
+    def held_over(self, calls: list[Call]) -> None:
+        """Assert that each that stopped had some of these calls then, and ended them later."""
+        for name, moment in self.stopped.items():
+            kept = [call for call in calls if call.server == name and call.started < moment < call.ended]
+            assert kept, f"{name} had no such call when it was told to stop"
+
+
+def sidecar_of(consul: Consul, stack: contextlib.ExitStack) -> Sidecar:
+    return keep(stack, Sidecar("--service", "greeter", "--consul", consul.url))
+
+
+def lost_nothing(sidecar: Sidecar, calls: int) -> None:
+    """Assert that the sidecar has counted the calls, and none as lost."""
+    assert sidecar.total("sidecar_lost_rpcs_total") == 0
+    assert sidecar.total("sidecar_rpcs_started_total") == calls
+    assert sidecar.total("sidecar_rpcs_handled_total", grpc_code="OK") == calls
+    assert sidecar.total("sidecar_rpcs_in_flight") == 0
+
+
+def test_ten_rounds_lose_no_call_of_grpcio(consul: Consul, stack: contextlib.ExitStack) -> None:
+    rollout = Rollout(consul, stack)
+    sidecar = sidecar_of(consul, stack)
+    load = keep(stack, Load(sidecar.target, unary=RATE, asleep=8, streams=4, messages=MESSAGES, interval_ms=100))
+    rollout.run()
+    ledger = load.finish()
+
+    ledger.none_failed(MESSAGES)
+    assert ledger.rate() > 0.9 * RATE
+    rollout.served_all(ledger.by_server())
+    rollout.held_over(ledger.of("asleep"))
+    rollout.held_over(ledger.of("stream"))
+    lost_nothing(sidecar, len(ledger.calls))
+    slowest = ledger.slowest() * 1000
+    print(f"{len(ledger.calls)} calls, {ROUNDS} rounds in {rollout.seconds:.1f} s; slowest {slowest:.0f} ms")
+
+
+def test_ten_rounds_lose_no_call_of_grpc_go(consul: Consul, stack: contextlib.ExitStack) -> None:
+    rollout = Rollout(consul, stack)
+    sidecar = sidecar_of(consul, stack)
+    unary = keep(stack, GoLoad(sidecar.target, mode="unary", rate=str(RATE)))
+    asleep = keep(stack, GoLoad(sidecar.target, mode="unary", rate="8", interval="1s"))
+    streams = keep(stack, GoLoad(sidecar.target, mode="stream", rate="4", replies=str(MESSAGES), interval="100ms"))
+    rollout.run()
+    counts = [load.finish() for load in (unary, asleep, streams)]
+
+    for count in counts:
+        assert count["failed"] == 0, count["first_failures"]
+        rollout.served_all(count["by_server"])
+    assert counts[2]["messages"] == MESSAGES * counts[2]["sent"]
+    assert counts[0]["sent"] > 0.9 * RATE * rollout.seconds
+    calls = sum(count["sent"] for count in counts)
+    lost_nothing(sidecar, calls)
+    print(f"{calls} calls, {ROUNDS} rounds in {rollout.seconds:.1f} s")
