@@ -84,7 +84,7 @@ class Scenario:
         hidden = self._watch.since[old.name]
         exit_code = await old.process.ended(EXIT_S)
         ended = time.monotonic()
-        self._view.step(f"{old.name} finished them and exited with {exit_code} after {ended - sigterm:.1f} s")
+        self._view.step(f"{old.name} exited with {exit_code} after {ended - sigterm:.1f} s")
         await asyncio.sleep(HOLD_S)
         return Switch(old.name, new.name, visible, sigterm, hidden, exit_code, ended), new
 

@@ -31,6 +31,8 @@ REQUEST_TIMEOUT_S = 2.0
 """To connect to Consul, and to read its answer; python-consul2 itself waits without end."""
 WATCH_INTERVAL_S = 2.0
 """How often the instance looks whether its agent still knows it; a read the agent answers by itself."""
+DEFAULT_ROUTE = ("192.0.2.1", 9)
+"""An address that no interface has (TEST-NET-1 of RFC 5737), so that the route to it is the default one."""
 RETRY_S = (0.25, 5.0)
 """First and longest pause between attempts to register while Consul is away."""
 
@@ -65,18 +67,24 @@ class ConsulAddress:
 
 
 def own_address(consul: ConsulAddress) -> str:
-    """Return the local IP address that packets to Consul leave from; 127.0.0.1 where there is no route to it.
+    """Return the local IP address that packets to Consul leave from.
 
-    Sends nothing: connecting a UDP socket only chooses the route.
+    Where its name is not known (yet), that of the default route, else 127.0.0.1. Sends nothing: connecting a UDP
+    socket only chooses the route.
     """
-    try:
-        family, _, _, _, remote = socket.getaddrinfo(consul.host, consul.port, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(remote)
-            return str(probe.getsockname()[0])
-    except OSError as error:
-        log.warning("no route to %s (%s): registering 127.0.0.1; --host names another address", consul, error)
-        return "127.0.0.1"
+    for host, port in ((consul.host, consul.port), DEFAULT_ROUTE):
+        try:
+            family, _, _, _, remote = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect(remote)
+                address = str(probe.getsockname()[0])
+        except OSError as error:
+            log.warning("no route to %s: %s", host, error)
+            continue
+        log.info("registering %s; --host names another address", address)
+        return address
+    log.warning("registering 127.0.0.1 for want of a route; --host names another address")
+    return "127.0.0.1"
 
 
 class Client(BaseConsul):  # type: ignore[misc]

@@ -2,12 +2,14 @@
 
 import asyncio
 import signal
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from compose import demo as module
+from compose import up as up_module
 from compose.demo import demo
 from compose.process import Process, environment, free_port, python
 from tests.tools import require
@@ -16,8 +18,9 @@ DEADLINE_S = 40.0
 
 
 @pytest.fixture
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scenario with less to look at."""
+def _short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The scenario with less to look at, and its logs where they go away."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(module, "HOLD_S", 0.3)
     monkeypatch.setattr(module, "PAIRS", 30)
 
@@ -64,7 +67,7 @@ class Command:
             "-".join(("compose", *arguments)).replace("/", "_"),
             python("-u", "-m", "compose", *arguments),
             self._logs,
-            environment(),
+            environment() | {"TMPDIR": str(self._logs)},
         )
         self._started.append(process)
         return process
@@ -92,6 +95,17 @@ async def test_up_until_ctrl_c(compose: Command, tmp_path: Path) -> None:
     assert served.count("greeter-server-blue") == served.count("greeter-server-green") == 2
     stack.terminate(signal.SIGINT)
     assert await stack.ended(DEADLINE_S) == 0
+
+
+@pytest.mark.usefixtures("_short")
+async def test_up_without_consul(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up_module, "find_consul", lambda: None)
+    stop = asyncio.Event()
+    stop.set()
+    assert await up_module.up(stop) == 0
+    shown = capsys.readouterr().out
+    assert "using the development registry" in shown
+    assert "Ctrl-C stops everything" in shown
 
 
 async def test_an_interrupted_demo_leaves_no_process(compose: Command) -> None:

@@ -1,7 +1,10 @@
 import os
+import socket
+from typing import Any
 
 import pytest
 
+from greeter import registration
 from greeter.registration import Client, ConsulAddress, Instance, bind_address, own_address
 
 
@@ -51,6 +54,18 @@ def test_what_is_bound_so_that_the_registered_address_works(host: str, bound: st
 
 def test_own_address_is_the_one_that_reaches_consul() -> None:
     assert own_address(ConsulAddress.parse("http://127.0.0.9:8500")) == "127.0.0.1"
+
+
+def test_own_address_where_consul_has_no_name_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(host: str, port: int, **settings: Any) -> Any:
+        if host == "consul":
+            raise socket.gaierror("not known")
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 0, "", (host, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    consul = ConsulAddress.parse("http://consul:8500")
+    monkeypatch.setattr(registration, "DEFAULT_ROUTE", ("127.0.0.9", 9))
+    assert own_address(consul) == "127.0.0.1"
 
 
 @pytest.mark.parametrize("variable", ["https://elsewhere", "elsewhere", "[::1]:1", "unix:///x"])
