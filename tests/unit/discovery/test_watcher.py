@@ -174,9 +174,11 @@ async def test_the_wait_ends_with_the_hold() -> None:
 
 
 async def test_an_empty_list_that_the_leader_denies_is_not_believed() -> None:
-    run = await _Scripted(said(5, entry("a")), said(1, takes=30.0), said(8, entry("a"), entry("b"))).run()
-    assert run.applied == [["a"], ["a", "b"]]
-    assert run.indexes == [0, 5, 0]
+    run = await _Scripted(
+        said(5, entry("a")), said(1, takes=30.0), said(8, entry("a"), entry("b")), said(9, entry("b"), takes=1.0)
+    ).run()
+    assert run.applied == [["a"], ["a", "b"], ["b"]]
+    assert run.indexes == [0, 5, 0, 8]
 
 
 @pytest.mark.parametrize(
