@@ -16,13 +16,16 @@ from proxy.relay.dispatch import Dispatcher
 from proxy.relay.downstream import Downstream
 from proxy.relay.pool import Dialer, Pool, PoolOwner
 from proxy.relay.streams import Call
-from proxy.relay.upstream import NEVER_SENT
+from proxy.relay.upstream import AT_LIMIT, NEVER_SENT
 
 # Calls that wait for an instance or a free stream; past it calls fail at once with UNAVAILABLE. As Envoy's
 # max_pending_requests.
 MAX_WAITING: Final = 1024
 # Calls in the queue that their clients have given up, beside as many as wait; past it they are sorted out.
 _ABANDONED: Final = 64
+# Times that instances at their stream limit may refuse a call: each try takes a way there and back, in which slots
+# that seemed free become so. It ends what would go on for ever with an instance that refuses everything.
+_REFUSALS: Final = 32
 
 
 class _Desk(PoolOwner):
@@ -138,12 +141,19 @@ class Cluster(Dispatcher):
             self._queue = deque([other for other in self._queue if other.waiting])
 
     def replay(self, call: Call, pool: Pool, reason: str) -> bool:
-        """Send a call that `pool` provably did not process elsewhere: once, or without limit if it never left."""
+        """Send a call that `pool` provably did not process elsewhere: once.
+
+        Without limit if it never left, and more often if the instance had just no place for it.
+        """
         if not call.replayable or call.answered or call.gone:
             return False
-        if call.replays > 0 and reason != NEVER_SENT:
-            return False
-        if reason != NEVER_SENT:
+        if reason == AT_LIMIT:
+            call.refusals += 1
+            if call.refusals > _REFUSALS:
+                return False
+        elif reason != NEVER_SENT:
+            if call.replays > 0:
+                return False
             call.replays += 1
         self.counters.replayed(reason)
         call.avoid = pool

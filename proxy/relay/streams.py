@@ -34,6 +34,7 @@ class Call(Stream):
         self.replayable = True
         self.grpc = True
         self.replays: i64 = 0  # of what left and was not processed
+        self.refusals: i64 = 0  # by instances at their stream limit
         self.avoid: Endpoint | None = None
         # In the cluster's queue, until `give_up_at` (seconds, monotonic) if no instance is connected by then.
         self.waiting = False

@@ -16,6 +16,9 @@ from proxy.relay.streams import Call, Leg
 _LAST_ID: Final[i64] = 0x7FFF_0000
 # Why a call is sent again that was never written to a socket: that may be done any number of times.
 NEVER_SENT: Final = "never_sent"
+# Why a call is sent again that an instance refused at its stream limit. It may count a stream for longer than we
+# do, as grpc-core does until the write of its end has returned, and so refuses what comes on the heels of an end.
+AT_LIMIT: Final = "stream_limit"
 
 
 class Owner:
@@ -54,6 +57,7 @@ class Upstream(Connection):
         super().__init__(carrier, budget, False)
         self.owner = owner
         self.usable = False  # SETTINGS seen, and neither GOAWAY nor an end since
+        self._filled = False  # has had as many streams as the instance allows
         self._handed_over: i64 = 0  # highest stream id that the carrier has taken
         self._usable_since = 0.0
 
@@ -79,6 +83,8 @@ class Upstream(Connection):
         leg.is_head = call.is_head
         self.streams_seen += 1
         self.streams.put(leg)
+        if self.streams.count >= self.peer_streams:
+            self._filled = True
         call.leg = leg
         if stream_id >= _LAST_ID:
             self.retire_connection("stream ids are used up")
@@ -201,7 +207,8 @@ class Upstream(Connection):
         if call is None:
             return
         leg.call = None
-        if code == c.REFUSED_STREAM and not ours and self.owner.replay(call, "refused_stream"):
+        reason = AT_LIMIT if self._filled else "refused_stream"
+        if code == c.REFUSED_STREAM and not ours and self.owner.replay(call, reason):
             return
         call.leg = None
         if not call.done:

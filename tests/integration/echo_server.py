@@ -1,7 +1,7 @@
 """A gRPC server that does what a test asks for, and keeps a ledger of the calls it saw.
 
-``python -m tests.integration.echo_server --streams 5`` serves `helloworld.Greeter` for clients with stubs and `test.Echo`,
-whose messages are octets, without TLS. `EchoServer` runs it in a process of its own.
+``python -m tests.integration.echo_server --streams 5`` serves `helloworld.Greeter` for clients with stubs, and
+`test.Echo`, whose messages are octets. `EchoServer` runs it in a process of its own.
 """
 
 import argparse

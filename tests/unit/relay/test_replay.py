@@ -87,6 +87,19 @@ def test_the_only_instance_is_asked_again(relay: Relay) -> None:
     assert server.sees("HEADERS") == [f"HEADERS 1 POST {PATH}", f"HEADERS 3 POST {PATH}"]
 
 
+def test_an_instance_at_its_stream_limit_is_asked_until_it_has_a_place(make: Make) -> None:
+    """It counts streams longer than the relay does, and refuses what comes on the heels of an end; but not for ever."""
+    relay = make("a", streams=1)
+    client = relay.client().sends(unary(1))
+    server = relay.instance("a")
+    server.sends(*[reset(number, REFUSED) for number in range(1, 65, 2)])
+    assert server.sees("HEADERS") == [f"HEADERS {number} POST {PATH}" for number in range(1, 67, 2)]
+    assert relay.counters.replays == {"stream_limit": 32}
+    server.sends(reset(65, REFUSED))
+    assert client.sees() == ["RST_STREAM 1 REFUSED_STREAM"]
+    assert server.sees() == []
+
+
 def test_what_is_above_the_last_id_goes_elsewhere(make: Make) -> None:
     relay = make("ab")
     client = relay.client()
