@@ -146,7 +146,7 @@ class Connection(Receiver):
                 self.fail(c.PROTOCOL_ERROR, "a header block was interrupted by another frame")
                 return
             if kind == c.DATA:
-                if flags & c.FLAG_PADDED != 0 and size - pos < 10:
+                if flags & c.FLAG_PADDED != 0 and length > 0 and size - pos < 10:
                     self._cut(data, pos, 10)
                     return
                 pos = self._data(data, pos + 9, length, flags, stream_id)

@@ -205,7 +205,7 @@ class Receiver(Sender):
         if stream.passed >= stream.window:
             stream.passed = 0
             if stream.window < limits.MAX_STREAM_WINDOW:
-                stream.window *= 2
+                stream.window = min(2 * stream.window, limits.MAX_STREAM_WINDOW)
         target = stream.window
         if stream.held > 0 and target > limits.STREAM_WINDOW:
             target = limits.STREAM_WINDOW
