@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,12 @@ MEGABYTE = 1024 * 1024
 
 
 def test_an_idle_sidecar_is_small_and_soon_ready() -> None:
-    began = time.monotonic()
     with closing(
         sidecar := Sidecar("--endpoint", f"127.0.0.1:{free_port()}", "--endpoint", f"127.0.0.1:{free_port()}")
     ):
-        # 0.8 s on a machine at rest; other tests may run beside this one.
-        assert time.monotonic() - began < 2.0
+        # The limit is 0.8 s on the clock, which tests that run beside this one would stretch; start-up waits for
+        # nothing, so on a machine at rest its CPU time is the time it takes.
+        assert sidecar.cpu() < 0.8
         assert get(f"http://{sidecar.admin}/metrics")[0] == 200
         assert sidecar.rss() < 50 * MEGABYTE
 
