@@ -8,8 +8,6 @@ STAMP := $(VENV)/.installed
 # The compiled core: stale once one of its sources changes, as Python would go on loading the old binary.
 CORE := $(VENV)/.compiled
 CORE_SOURCES := $(wildcard proxy/http2/*.py proxy/relay/*.py proxy/balance/*.py proxy/net/*.py)
-# pytest-asyncio warns where the scope of asynchronous fixtures is left open, and a warning is an error here.
-PYTEST := -m pytest -o asyncio_default_fixture_loop_scope=function
 # What `test-interpreted` runs.
 INTERPRETED ?= tests/unit
 
@@ -42,12 +40,12 @@ up: $(CORE) ## the whole stack as local processes until Ctrl-C
 test: $(CORE) ## all tests; the real tools are built first where Go is present
 	@if command -v go >/dev/null; then $(BIN)/python -m tests.tools.build; \
 	else echo "make test: no Go here, so tests that need a real tool are skipped and say so"; fi
-	$(BIN)/python $(PYTEST)
+	$(BIN)/python -m pytest
 
 test-interpreted: $(STAMP) ## the tests again on a copy of the project whose core is not compiled
 	rm -rf build/interpreted && mkdir -p build/interpreted
 	tar --exclude=./$(VENV) --exclude=./.git --exclude=./build --exclude='*.so' -cf - . | tar -C build/interpreted -xf -
-	cd build/interpreted && PYTHONPATH=$(CURDIR)/build/interpreted $(CURDIR)/$(BIN)/python $(PYTEST) $(INTERPRETED)
+	cd build/interpreted && PYTHONPATH=$(CURDIR)/build/interpreted $(CURDIR)/$(BIN)/python -m pytest $(INTERPRETED)
 
 check: $(STAMP) ## lint, formatting, types
 	$(BIN)/ruff check .

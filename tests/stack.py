@@ -76,6 +76,15 @@ class Process:
         for line in self._process.stdout:
             self.lines.append(line.rstrip("\n"))
 
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """End the program if what is waited for inside does not come."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
     @property
     def pid(self) -> int:
         return self._process.pid
@@ -145,7 +154,8 @@ class Sidecar(Process):
             if not any(given.split("=")[0] == flag for given in flags):
                 addresses += [flag, "127.0.0.1:0"]
         super().__init__(sys.executable, "-m", "proxy", *addresses, *flags, env=env)
-        ready = self.line(r"listen=(\S+) admin=(\S+)")
+        with self.starting():
+            ready = self.line(r"listen=(\S+) admin=(\S+)")
         self.target, self.admin = ready[1], ready[2]
 
     def metrics(self) -> dict[str, float]:
@@ -180,7 +190,8 @@ class Greeter(Process):
         command = ["--name", name, "--port", "0", "--host", "127.0.0.1", "--consul", consul]
         super().__init__(sys.executable, "-m", "greeter.server", *command, *flags)
         self.name = name
-        self.address = self.line(r"ready name=\S+ listen=(\S+)")[1]
+        with self.starting():
+            self.address = self.line(r"ready name=\S+ listen=(\S+)")[1]
 
 
 class Consul(Process):
@@ -194,7 +205,8 @@ class Consul(Process):
             str(require("consul")), "agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=warn",
             f"-http-port={self.port}", "-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", *ports, *flags,
         )  # fmt: skip
-        until(self._has_leader, "Consul's leader", 30)
+        with self.starting():
+            until(self._has_leader, "Consul's leader", 30)
 
     def _has_leader(self) -> bool:
         try:
