@@ -390,8 +390,9 @@ class Relay:
         wire.octets = b"".join(conn.take())
         assert wire.octets.startswith(c.PREFACE)
         wire.octets = wire.octets[len(c.PREFACE) :]
-        self.on_connect(peer)
         peer.sees()
+        self.on_connect(peer)
+        wire.octets = wire.octets.removeprefix(settings_ack())
 
     # The law.
 
