@@ -10,7 +10,7 @@ from typing import Final
 from proxy.admin.server import Admin
 from proxy.balance.policy import RoundRobin
 from proxy.config import Address, Config
-from proxy.discovery import Discovery, discover
+from proxy.discovery import Discovery, absence, discover
 from proxy.http2.limits import Budget
 from proxy.net.dialer import TcpDialer
 from proxy.net.link import Hub
@@ -23,6 +23,7 @@ from proxy.version import core
 log: Final = logging.getLogger(__name__)
 
 _TICK_SECONDS: Final = 1.0
+_WAITING_TICK_SECONDS: Final = 0.1
 
 
 class Sidecar:
@@ -38,6 +39,7 @@ class Sidecar:
         self._hub = Hub(loop)
         self._dialer = TcpDialer(self._hub, counters, tasks, random.random)
         self._cluster = Cluster(config.service, RoundRobin(), self._dialer, budget, counters, config.wait_for_instances)
+        self._cluster.absence = lambda: absence(discovery, config.service)
         self._clients = ClientLinks(self._hub, self._cluster, budget, counters, config.protocol == "grpc")
         self._admin = Admin(self._cluster, discovery, config, lambda: self._signals > 0)
         self._signals = 0
@@ -88,10 +90,16 @@ class Sidecar:
             self._forced.set()
 
     async def _tick(self) -> None:
+        """Look at the clocks once a second; more often while calls wait, so that none waits longer than it may."""
+        pace = min(_TICK_SECONDS, max(_WAITING_TICK_SECONDS, self._config.wait_for_instances))
+        links_due = 0.0
         while True:
-            await asyncio.sleep(_TICK_SECONDS)
-            self._hub.tick()
-            self._cluster.tick(time.monotonic())
+            await asyncio.sleep(_WAITING_TICK_SECONDS if self._cluster.waiting else pace)
+            now = time.monotonic()
+            self._cluster.tick(now)
+            if now >= links_due:
+                links_due = now + _TICK_SECONDS
+                self._hub.tick()
 
     async def _drain(self) -> None:
         """Let open calls finish, for the drain's time or until a second signal."""

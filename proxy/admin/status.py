@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from proxy.discovery import Discovery
+from proxy.discovery import Discovery, absence
 from proxy.relay.cluster import Cluster
 from proxy.relay.counters import GRPC_CODES
 from proxy.relay.pool import Pool
@@ -15,14 +15,11 @@ def not_ready(cluster: Cluster, discovery: Discovery, draining: bool) -> str:
     routable = [pool for pool in cluster.endpoints if pool.routable()]
     if any(pool.is_connected() for pool in routable):
         return ""
-    error = next((f": {pool.last_error}" for pool in routable if pool.last_error), "")
+    error = next((f": {pool.problem()}" for pool in routable if pool.problem()), "")
     if routable:
         return f"none of {len(routable)} routable instances of {cluster.service} is connected{error}"
-    if discovery.age() is None:
-        cause = f": {discovery.last_error}" if discovery.last_error else ""
-        return f"nothing heard from {discovery.source} yet{cause}"
     if not cluster.endpoints:
-        return f"no instance of {cluster.service} is known to {discovery.source}"
+        return absence(discovery, cluster.service)
     return f"no healthy instance of {cluster.service}: {_states(cluster)}"
 
 
@@ -66,7 +63,7 @@ def _instance(pool: Pool) -> dict[str, Any]:
         "finished_calls": {name: count for name, count in zip(GRPC_CODES, pool.codes, strict=True) if count},
         "tags": list(instance.tags),
         "note": instance.note,
-        "last_error": pool.last_error,
+        "last_error": pool.problem(),
     }
 
 

@@ -28,6 +28,18 @@ class Discovery(Protocol):
         """Seconds since the source last confirmed the list; None before the first time."""
 
 
+def absence(discovery: Discovery, service: str) -> str:
+    """Return why no instance of `service` is known, and what to look at, for people."""
+    error = discovery.last_error
+    if discovery.age() is None:
+        if not error:
+            return f"nothing heard from {discovery.source} yet"
+        hint = "; is --consul right, and an agent there?" if error.startswith(("connection", "timeout")) else ""
+        return f"nothing heard from {discovery.source} yet: {error}{hint}"
+    lost = f", which is lost: {error}" if error else "; is the name right, and an instance registered?"
+    return f"no instance of {service} is known to {discovery.source}{lost}"
+
+
 def discover(config: Config) -> Discovery:
     """Return the source that the configuration asks for. Raises UsageError for unusable certificates."""
     if config.consul is None:

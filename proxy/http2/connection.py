@@ -17,6 +17,8 @@ from proxy.http2.stream import Stream
 from proxy.http2.table import DEFAULT_SIZE, DynamicTable
 from proxy.http2.walk import CORRUPT, MALFORMED, REQUEST, RESPONSE, SOUND, TRAILERS, BlockWalk
 
+# Octets of a peer's first words that are shown when they are not HTTP/2.
+_SHOWN: Final[i64] = 24
 # Octets that may come ahead of the end of a line from a client that seems to speak HTTP/1.
 _FOREIGN_LINE: Final[i64] = 8192
 
@@ -160,10 +162,13 @@ class Connection(Receiver):
                 return
 
     def _too_long(self, data: bytes, pos: i64) -> None:
-        if not self.settings_seen and data[pos : pos + 5] == b"HTTP/":
+        if self.settings_seen or self.server:
+            self.fail(c.FRAME_SIZE_ERROR, "a frame is longer than 16384 octets")
+        elif data[pos : pos + 5] == b"HTTP/":
             self.fail(c.HTTP_1_1_REQUIRED, "the peer speaks HTTP/1, not gRPC")
         else:
-            self.fail(c.FRAME_SIZE_ERROR, "a frame is longer than 16384 octets")
+            began = ascii(data[pos : pos + _SHOWN].decode("latin-1"))
+            self.fail(c.PROTOCOL_ERROR, f"the peer does not speak HTTP/2; it began with {began}")
 
     def _cut(self, data: bytes, pos: i64, need: i64) -> None:
         self._tail = data[pos:]

@@ -40,6 +40,13 @@ class TcpDialer(Dialer):
             self._dials.add(task)
             task.add_done_callback(self._dials.discard)
 
+    def report(self, pool: Pool, reason: str) -> None:
+        """Log that an instance cannot be used, or can be again."""
+        if reason:
+            log.warning("instance %s takes no calls: %s", pool.label(), reason)
+        else:
+            log.info("instance %s takes calls again", pool.label())
+
     async def _dial(self, pool: Pool, delay: float) -> None:
         if delay > 0:
             await asyncio.sleep(delay)
@@ -55,11 +62,5 @@ class TcpDialer(Dialer):
             self._failed(pool, error.strerror or str(error))
 
     def _failed(self, pool: Pool, reason: str) -> None:
-        log.debug(
-            "cannot connect to %s at %s:%d: %s",
-            pool.instance.key,
-            pool.instance.host,
-            pool.instance.port,
-            reason,
-        )
+        log.debug("cannot connect to %s: %s", pool.label(), reason)
         pool.dial_failed(reason)

@@ -87,5 +87,7 @@ class InstanceLink(Link):
 
     def lost(self, now: float, reason: str) -> None:
         """The instance is gone, or this connection of it."""
-        if self.upstream is not None:
-            self.upstream.lost(now, reason)
+        upstream = self.upstream
+        if upstream is not None:
+            # An instance that expects TLS, for one, ends a connection so.
+            upstream.lost(now, reason if upstream.settings_seen else f"{reason} before it spoke HTTP/2")

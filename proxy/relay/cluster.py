@@ -1,7 +1,7 @@
 """One service: its instances, the calls that wait for one, and what happens to calls that lost theirs."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from mypy_extensions import i64
@@ -70,6 +70,8 @@ class Cluster(Dispatcher):
         self._queue: deque[Call] = deque()
         self.waiting: i64 = 0
         self.last_error = ""
+        # Why there is no instance at all, which discovery knows.
+        self.absence: Callable[[], str] = _absence
 
     # Instances.
 
@@ -202,7 +204,7 @@ class Cluster(Dispatcher):
     def _state(self) -> str:
         """How many instances there are, in which states, and the last error; for people."""
         if not self.endpoints:
-            return "no instance is known"
+            return self.absence()
         states: dict[str, int] = {}
         errors = ""
         for pool in self.endpoints:
@@ -210,10 +212,16 @@ class Cluster(Dispatcher):
             if pool.wanted:
                 state += " and connected" if pool.is_connected() else " but not connected"
             states[state] = states.get(state, 0) + 1
-            if pool.last_error:
-                errors = f"; last error: {pool.instance.key}: {pool.last_error}"
+            problem = pool.problem()
+            if problem:
+                errors = f"; last error: {pool.label()}: {problem}"
         counted = ", ".join([f"{count} {state}" for state, count in sorted(states.items())])
-        return f"{len(self.endpoints)} instances ({counted}), none takes the call{errors}"
+        number = len(self.endpoints)
+        return f"{number} instance{'s' if number > 1 else ''} ({counted}), none takes the call{errors}"
+
+
+def _absence() -> str:
+    return "no instance is known"
 
 
 def _identity(instance: Instance) -> tuple[str, str, int]:

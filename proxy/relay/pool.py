@@ -30,6 +30,9 @@ class Dialer:
     def dial(self, pool: "Pool", delay: float) -> None:
         """Connect to the pool's instance in `delay` seconds; tell it with `attach`, or `dial_failed`."""
 
+    def report(self, pool: "Pool", reason: str) -> None:
+        """Tell people that an instance cannot be used, and why; or with an empty reason, that it can be again."""
+
 
 class PoolOwner:
     """Whom a pool belongs to: a service's cluster."""
@@ -173,14 +176,16 @@ class Pool(Endpoint):
         """The dialer did not reach the instance."""
         self._dialing -= 1
         self._failures += 1
-        self.last_error = reason
+        self._failed(reason)
         if self.free() is None:
             self._grow()
         self._rest()
 
     def connected(self, conn: Upstream) -> None:
         """The instance answered with SETTINGS."""
-        self.last_error = ""
+        if self.last_error:
+            self.last_error = ""
+            self._dialer.report(self, "")
         if self.wanted:
             self.owner.room()
         else:
@@ -197,22 +202,38 @@ class Pool(Endpoint):
         if conn not in self.connections:
             return
         self.connections.remove(conn)
-        self.last_error = reason
+        self._failed(reason)
         # One that worked for a while starts the back-off anew; one that never did, or for a moment only, goes on.
         self._failures = 1 if conn.age() >= STEADY else self._failures + 1
         if not self.is_connected():
             self._grow()
         self._rest()
 
+    def _failed(self, reason: str) -> None:
+        """Keep why, and say it once; while another connection works, it is nobody's concern."""
+        if not self.is_connected():
+            if self.wanted and reason != self.last_error:
+                self._dialer.report(self, reason)
+            self.last_error = reason
+
+    def label(self) -> str:
+        """The instance and its address, for people."""
+        instance = self.instance
+        host = f"[{instance.host}]" if ":" in instance.host else instance.host
+        address = f"{host}:{instance.port}"
+        return address if instance.key == address else f"{instance.key} at {address}"
+
+    def problem(self) -> str:
+        """Why a wanted instance takes no calls, for people; empty if there is nothing to say."""
+        if self.last_error or not self.connections or self.is_connected():
+            return self.last_error
+        return "it accepted the connection, but has not said anything in HTTP/2 yet"
+
     def settle_lost(self, call: Call, reason: str) -> None:
         """A call whose connection broke: nobody knows how far it got, so it is not sent again."""
         if not call.done:
             self.codes[14] += 1
-        instance = self.instance
-        self.owner.lost(
-            call,
-            f"the connection to instance {instance.key} at {instance.host}:{instance.port} was lost: {reason}",
-        )
+        self.owner.lost(call, f"the connection to instance {self.label()} was lost: {reason}")
 
     def _rest(self) -> None:
         if not self.wanted and not self.connections and self._dialing == 0:

@@ -23,8 +23,8 @@ def test_not_ready_while_it_drains_whatever_else() -> None:
 @pytest.mark.parametrize(
     ("instances", "age", "reason"),
     [
-        ([], None, "nothing heard from Consul at X yet: connection: refused"),
-        ([], 1.0, "no instance of greeter is known to Consul at X"),
+        ([], None, "nothing heard from Consul at X yet: connection: refused; is --consul right, and an agent there?"),
+        ([], 1.0, "no instance of greeter is known to Consul at X; is the name right, and an instance registered?"),
         (
             [instance("a", "critical"), instance("b", "critical"), instance("c", "maintenance")],
             1.0,

@@ -261,7 +261,7 @@ def test_the_message_says_which_instances_there_are(make: Make) -> None:
     relay.passes(2)
     assert client.sees() == [
         "HEADERS 1 200 grpc-status=14 grpc-message=service greeter: 3 instances (2 critical, 1 passing but not "
-        "connected), none takes the call; last error: a: Connection refused END_STREAM"
+        "connected), none takes the call; last error: a at 127.0.0.1:1097: Connection refused END_STREAM"
     ]
 
 
