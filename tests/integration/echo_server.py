@@ -250,6 +250,7 @@ class EchoServer(Process):
     def __init__(self, name: str = "echo", *, port: int = 0, streams: int = 0) -> None:
         flags = [f"--name={name}", f"--port={port}", f"--streams={streams}"]
         super().__init__(sys.executable, "-m", "tests.integration.echo_server", *flags)
+        self.name = name
         self.address = self.line(r"ready (\S+)")[1]
 
     def ask(self, method: str = "Ledger") -> bytes:
