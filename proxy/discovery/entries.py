@@ -1,5 +1,6 @@
 """What /v1/health/service/NAME says of each instance. Pure: decoded JSON in, values out."""
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -7,6 +8,10 @@ from proxy.balance.instance import CRITICAL, MAINTENANCE, PASSING, WARNING
 
 _NODE_MAINTENANCE: Final = "_node_maintenance"
 _SERVICE_MAINTENANCE: Final = "_service_maintenance:"
+# What Consul's own probes write when they pass (agent/checks/check.go); what a script writes can mean anything.
+_PASSED: Final = re.compile(
+    r"(gRPC check|(TCP|TCP\+TLS|UDP) connect) \S+: [Ss]uccess$|HTTP2 ping was successful$|HTTP \S+ \S+: 2\d\d "
+)
 # A check's output can be a whole page; people read one line of it in logs and /status.
 _NOTE_LETTERS: Final = 160
 
@@ -19,8 +24,9 @@ class MalformedAnswerError(ValueError):
 class Entry:
     """One instance as registered.
 
-    `probed` is False while every critical check is without output: a client agent that restarted with its
-    data reports its checks critical and empty until it has probed them, however healthy the instance is.
+    `probed` is False while no critical check has failed a probe: a client agent that restarted with its data
+    reports its checks critical until it has probed them, however healthy the instance is. Their output is empty,
+    or that of a success if the check had passed before it was last registered.
     """
 
     key: str
@@ -66,7 +72,7 @@ def _health(checks: list[object]) -> tuple[str, str, bool]:
             by_state[state].append(check)
     for state, found in by_state.items():
         if found:
-            probed = state != CRITICAL or any(_text(check, "Output") for check in found)
+            probed = state != CRITICAL or any(_failed(check) for check in found)
             return state, _reason(found[0], state), probed
     return PASSING, "", True
 
@@ -79,10 +85,17 @@ def _state(check: dict[str, object]) -> str:
     return status if status in (PASSING, WARNING) else CRITICAL
 
 
+def _failed(check: dict[str, object]) -> str:
+    """What a probe of a critical check said; empty if none has failed."""
+    output = _text(check, "Output")
+    return "" if _PASSED.match(output) else output
+
+
 def _reason(check: dict[str, object], state: str) -> str:
-    # Maintenance has its reason in Notes, its Output is empty.
-    said = _text(check, "Notes") if state == MAINTENANCE else _text(check, "Output")
-    said = said or ("not probed yet" if state == CRITICAL else "")
+    if state == CRITICAL:
+        said = _failed(check) or "not probed yet"
+    else:  # maintenance has its reason in Notes, its Output is empty
+        said = _text(check, "Notes" if state == MAINTENANCE else "Output")
     label = "" if state == MAINTENANCE else f"{_text(check, 'CheckID')}: "
     return one_line(label + said)
 

@@ -37,6 +37,12 @@ def test_an_unusable_port_is_0(port: Any) -> None:
         ([check("c", "warning", "slow")], "warning", "c: slow", True),
         ([check("c", "critical", "refused"), check("d", "warning", "slow")], "critical", "c: refused", True),
         ([check("c", "critical")], "critical", "c: not probed yet", False),
+        # An agent that restarted shows what a check had said when it was registered, if that replaced another.
+        ([check("c", "critical", "gRPC check 10.0.0.1:50000: success")], "critical", "c: not probed yet", False),
+        ([check("c", "critical", "TCP+TLS connect [::1]:50000: Success")], "critical", "c: not probed yet", False),
+        ([check("c", "critical", "HTTP2 ping was successful")], "critical", "c: not probed yet", False),
+        ([check("c", "critical", "HTTP GET http://h/: 200 OK Output: x")], "critical", "c: not probed yet", False),
+        ([check("c", "critical", "my script: success")], "critical", "c: my script: success", True),
         ([check("c", "critical"), check("d", "critical", "refused")], "critical", "c: not probed yet", True),
         ([check("c", "nonsense", "?")], "critical", "c: ?", True),
         ([check("_node_maintenance", "critical", "", "kernel")], "maintenance", "kernel", True),
