@@ -17,6 +17,8 @@ from proxy.http2.stream import Stream
 from proxy.http2.table import DEFAULT_SIZE, DynamicTable
 from proxy.http2.walk import CORRUPT, MALFORMED, REQUEST, RESPONSE, SOUND, TRAILERS, BlockWalk
 
+# A handshake record, RFC 8446 section 5.1: how TLS begins.
+_TLS: Final = b"\x16\x03"
 # Octets of a peer's first words that are shown when they are not HTTP/2.
 _SHOWN: Final[i64] = 24
 # Octets that may come ahead of the end of a line from a client that seems to speak HTTP/1.
@@ -123,7 +125,8 @@ class Connection(Receiver):
             self._tail = foreign
             return -1
         self.on_foreign(foreign)
-        self.fail(c.PROTOCOL_ERROR, "the client preface is not HTTP/2's")
+        tls = foreign.startswith(_TLS)
+        self.fail(c.PROTOCOL_ERROR, "TLS on a plain text port" if tls else "the client preface is not HTTP/2's")
         return -1
 
     def _frames(self, data: bytes, pos: i64) -> None:

@@ -1,6 +1,8 @@
 """The two kinds of links: from clients, and to instances."""
 
+import logging
 from collections.abc import Callable
+from typing import Final
 
 from proxy.http2.connection import Connection
 from proxy.http2.limits import Budget
@@ -11,6 +13,11 @@ from proxy.relay.dispatch import Dispatcher
 from proxy.relay.downstream import Downstream
 from proxy.relay.pool import Pool
 from proxy.relay.upstream import Upstream
+
+log: Final = logging.getLogger(__name__)
+
+# Seconds between two complaints about the same fault.
+_COMPLAINT_SECONDS: Final = 60.0
 
 
 class ClientLinks:
@@ -24,6 +31,7 @@ class ClientLinks:
         self._budget = budget
         self._counters = counters
         self._grpc = grpc
+        self._complained: dict[str, float] = {}
 
     def link(self) -> "ClientLink":
         """A link for one accepted socket; the protocol factory of the listener."""
@@ -39,6 +47,12 @@ class ClientLinks:
         if not self.open and self.on_empty is not None:
             self.on_empty()
 
+    def complain(self, peer: str, fault: str, now: float) -> None:
+        """Log how a client broke the protocol: each way once a minute, as one that is set up wrongly comes often."""
+        if now - self._complained.get(fault, -_COMPLAINT_SECONDS) >= _COMPLAINT_SECONDS:
+            self._complained[fault] = now
+            log.warning("a client%s is cut off: %s", peer, fault)
+
     def drain(self, now: float) -> None:
         """Ask all clients to finish and go."""
         for link in self.open:
@@ -53,6 +67,7 @@ class ClientLink(Link):
         super().__init__(hub, counters.downstream)
         self.links = links
         self.downstream: Downstream | None = None
+        self._peer = ""
 
     @property
     def open_calls(self) -> int:
@@ -62,6 +77,9 @@ class ClientLink(Link):
     def connect(self) -> Connection | None:
         """A client came."""
         self.links.open.add(self)
+        name = self.transport.get_extra_info("peername") if self.transport is not None else None
+        if isinstance(name, tuple):  # those on a unix socket have no name
+            self._peer = f" at {name[0]}:{name[1]}"
         self.downstream = self.links.connection(self)
         return self.downstream
 
@@ -69,6 +87,8 @@ class ClientLink(Link):
         """A client is gone: its calls are cancelled."""
         if self.downstream is not None:
             self.downstream.lost(now)
+            if self.downstream.fault:
+                self.links.complain(self._peer, self.downstream.fault, now)
         self.links.closed(self)
 
 

@@ -389,9 +389,16 @@ def test_http_1_is_answered_in_http_1(relay: Relay) -> None:
 
 
 def test_garbage_gets_goaway(relay: Relay) -> None:
-    for garbage in (b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nXX", b"HELLO\r\n", b"A" * 9000, b"\0" * 24):
+    for garbage in (b"PRI * HTTP/2.0\r\n\r\nXX", b"HELLO\r\n", b"A" * 9000, b"\0" * 24):
         client = relay.raw_client()
         client.sees()
         client.sends(garbage)
         assert client.sees() == ["GOAWAY 0 PROTOCOL_ERROR the client preface is not HTTP/2's"]
         assert client.is_finished()
+
+
+def test_tls_is_told_from_garbage(relay: Relay) -> None:
+    client = relay.raw_client()
+    client.sees()
+    client.sends(b"\x16\x03\x01\x02\x00\x01")
+    assert client.sees() == ["GOAWAY 0 PROTOCOL_ERROR TLS on a plain text port"]
