@@ -23,6 +23,7 @@ from proxy.relay.cluster import Cluster
 from proxy.relay.counters import Counters
 from proxy.relay.downstream import Downstream
 from proxy.relay.pool import Dialer, Pool
+from proxy.relay.streams import Call, Leg
 from proxy.relay.upstream import Upstream
 
 Fields = Sequence[tuple[str, str]]
@@ -215,6 +216,7 @@ class Peer:
 
     def sees(self, *kinds: str) -> list[str]:
         """The frames that came since the last look, one line each; of these kinds only, if any are named."""
+        self.relay.accounts()
         lines = [(KINDS[kind], self._line(kind, flags, at, body)) for kind, flags, at, body in frames(self.raw())]
         return [line for kind, line in lines if line and (not kinds or kind in kinds)]
 
@@ -395,6 +397,24 @@ class Relay:
         wire.octets = wire.octets.removeprefix(settings_ack())
 
     # The law.
+
+    def accounts(self) -> None:
+        """What is counted is what is there."""
+        streams = [stream for peer in self.peers for stream in peer.conn.streams.all()]
+        assert len(streams) == sum(peer.conn.streams.count for peer in self.peers)
+        calls = [stream for stream in streams if isinstance(stream, Call)]
+        legs = [stream for stream in streams if isinstance(stream, Leg)]
+        kept = sum(call.kept_octets for call in calls if call.replayable)
+        assert self.budget.held == kept + sum(stream.pending_octets for stream in streams)
+        assert self.in_flight == sum(not call.done for call in calls if call.row is not None)
+        assert self.cluster.waiting == sum(call.waiting for call in calls)
+        for call in calls:
+            leg = call.leg
+            waits = leg.pending_octets if leg is not None and not leg.gone else 0
+            assert call.held == (call.kept_octets if call.waiting else waits)
+            assert call.waiting or leg is not None or call.local_closed or call.pending is not None
+        for leg in legs:
+            assert leg.call is None or leg.call.gone or leg.held == leg.call.pending_octets
 
     @property
     def in_flight(self) -> int:
