@@ -93,13 +93,18 @@ class Agent:
             text = answer.read().decode()
         return json.loads(text) if text else None
 
-    def instances(self, service: str = "greeter") -> list[dict[str, Any]]:
+    def delete(self, path: str) -> None:
+        """DELETE, which has to succeed."""
+        status, body = get(f"{self.url}{path}", method="DELETE")
+        assert status == 200, body
+
+    def instances(self, service: str) -> list[dict[str, Any]]:
         """What /v1/health says of a service; empty also while there is no answer."""
         return self.read(f"/v1/health/service/{service}") or []
 
-    def passing(self, count: int) -> None:
-        """Wait until `count` instances of the greeter pass."""
-        path = "/v1/health/service/greeter?passing"
+    def passing(self, service: str, count: int) -> None:
+        """Wait until `count` instances of a service pass."""
+        path = f"/v1/health/service/{service}?passing"
         until(lambda: len(self.read(path) or []) == count, f"{count} passing instances at {self.name}")
 
     def maintenance(self, instance: str, enable: bool) -> None:
