@@ -14,6 +14,7 @@ from proxy.config import Address, Config
 from proxy.discovery import Discovery
 from proxy.errors import BindError, system_reason
 from proxy.relay.cluster import Cluster
+from proxy.sockets import bind_unix
 from proxy.version import version_line
 
 # Seconds that open admin requests may hold up the end of the process.
@@ -48,11 +49,11 @@ class Admin:
         await runner.setup()
         self._runner = runner
         site: web.BaseSite
-        if address.path:
-            site = web.UnixSite(runner, address.path)
-        else:
-            site = web.TCPSite(runner, address.host, address.port)
         try:
+            if address.path:
+                site = web.SockSite(runner, bind_unix(address.path))
+            else:
+                site = web.TCPSite(runner, address.host, address.port)
             await site.start()
         except OSError as error:
             await self.stop()
