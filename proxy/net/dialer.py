@@ -52,15 +52,22 @@ class TcpDialer(Dialer):
             await asyncio.sleep(delay)
         instance = pool.instance
         # A link has the shape of a protocol, but as a compiled class it does not inherit asyncio's.
-        protocol = cast("Callable[[], asyncio.Protocol]", lambda: InstanceLink(self._hub, self._counters, pool))
+        link = InstanceLink(self._hub, self._counters, pool)
+        protocol = cast("Callable[[], asyncio.Protocol]", lambda: link)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._hub.loop.create_connection(protocol, instance.host, instance.port)
         except TimeoutError:
-            self._failed(pool, f"no connection within {CONNECT_SECONDS:g} s")
+            self._failed(link, f"no connection within {CONNECT_SECONDS:g} s")
         except OSError as error:
-            self._failed(pool, error.strerror or str(error))
+            self._failed(link, error.strerror or str(error))
+        except (ValueError, OverflowError) as error:
+            # The registry takes any text for an address: what is no name, and a port out of range.
+            self._failed(link, str(error))
 
-    def _failed(self, pool: Pool, reason: str) -> None:
+    def _failed(self, link: InstanceLink, reason: str) -> None:
+        pool = link.pool
+        if link.reached:
+            return  # the pool has the connection, though the word of it came too late
         log.debug("cannot connect to %s: %s", pool.label(), reason)
         pool.dial_failed(reason)

@@ -208,10 +208,11 @@ class Link(Carrier):
         """Look at the clocks: the connection's, and that of a write that does not move."""
         conn = self.conn
         transport = self.transport
-        if conn is None or transport is None:
+        if transport is None:
             return
-        conn.tick(now)
-        if not conn.paused and not self._closing:
+        if conn is not None:
+            conn.tick(now)
+        if not self._closing and (conn is None or not conn.paused):
             return
         octets: i64 = transport.get_write_buffer_size()
         if self._stalled_since == 0.0 or octets != self._stalled_octets:

@@ -99,9 +99,11 @@ class InstanceLink(Link):
         super().__init__(hub, counters.upstream)
         self.pool = pool
         self.upstream: Upstream | None = None
+        self.reached = False
 
     def connect(self) -> Connection | None:
         """The instance accepted; its pool may no longer want the connection."""
+        self.reached = True
         self.upstream = self.pool.attach(self)
         return self.upstream
 
