@@ -9,13 +9,13 @@ from mypy_extensions import i64
 
 from proxy.http2 import constants as c
 from proxy.http2 import limits
+from proxy.http2.blocks import BlockReader
 from proxy.http2.limits import Budget
 from proxy.http2.octets import u31, u32
 from proxy.http2.receiver import Receiver
 from proxy.http2.sender import Carrier
 from proxy.http2.stream import Stream
-from proxy.http2.table import DEFAULT_SIZE, DynamicTable
-from proxy.http2.walk import CORRUPT, MALFORMED, REQUEST, RESPONSE, SOUND, TRAILERS, BlockWalk
+from proxy.http2.walk import REQUEST, RESPONSE, TRAILERS
 
 # A handshake record, RFC 8446 section 5.1: how TLS begins.
 _TLS: Final = b"\x16\x03"
@@ -30,7 +30,8 @@ class Connection(Receiver):
 
     def __init__(self, carrier: Carrier, budget: Budget, server: bool) -> None:
         super().__init__(carrier, budget, server)
-        self.walk = BlockWalk()
+        self._blocks = BlockReader()
+        self.walk = self._blocks.walk
         self.goaway_sent = False
         self.goaway_last: i64 = c.MAX_ID  # what our GOAWAY promised
         self.goaway_received = False
@@ -44,11 +45,6 @@ class Connection(Receiver):
         self._block = b""
         self._block_end = False
         self._block_parts: i64 = 0
-        # Header compression of what we read: see http2.md, "without state".
-        self._table: DynamicTable | None = None
-        self._table_limit: i64 = DEFAULT_SIZE
-        self._stateless = False
-        self._settings_acked = False
 
     # Starting and ending.
 
@@ -74,7 +70,7 @@ class Connection(Receiver):
         if self.paused and self.out_octets > limits.QUEUED_CONTROL:
             self.fail(c.ENHANCE_YOUR_CALM, "the peer does not read what it asks for")
             return
-        late = self.guard.late(now, self._block_id != 0, self.settings_seen, self._settings_acked)
+        late = self.guard.late(now, self._block_id != 0, self.settings_seen, self._blocks.acknowledged)
         if late >= 0:
             self.fail(late, "a header block, SETTINGS or their acknowledgement took too long")
             return
@@ -335,48 +331,11 @@ class Connection(Receiver):
             self.retire(stream)
 
     def _sound(self, block: bytes, kind: i64) -> bytes | None:
-        """The block as it can be forwarded on any connection; None if malformed (or the connection has failed)."""
-        walk = self.walk
-        verdict = walk.walk(block, kind)
-        if verdict != CORRUPT and walk.size_update >= 0:
-            verdict = self._resize(verdict)
-        if verdict != CORRUPT and walk.dynamic | walk.inserts and not self._stateless:
-            if self._table is None:
-                self._table = DynamicTable()
-            rewritten = self._table.rewrite(block, walk.start)
-            if rewritten is None:
-                verdict = CORRUPT
-            else:
-                block = rewritten
-                verdict = walk.walk(block, kind)
-        elif walk.dynamic:
-            verdict = CORRUPT
-        if verdict == CORRUPT:
+        """The block as it can be forwarded; None if it is malformed, or the connection has failed over it."""
+        sound = self._blocks.read(block, kind)
+        if self._blocks.corrupt:
             self.fail(c.COMPRESSION_ERROR, "a header block cannot be decoded")
-            return None
-        if walk.list_size > limits.HEADER_LIST:
-            verdict = MALFORMED
-        if verdict != SOUND:
-            return None
-        if walk.start > 0:
-            return block[walk.start :]
-        return block
-
-    def _resize(self, verdict: i64) -> i64:
-        """Apply the block's size updates. RFC 7541 section 4.2."""
-        walk = self.walk
-        if walk.size_update > self._table_limit:
-            return CORRUPT
-        if walk.size_update == 0 and self._settings_acked:
-            # From here on the peer's blocks mean the same on every connection.
-            self._stateless = True
-            self._table = None
-        elif self._table is not None or walk.size_update < DEFAULT_SIZE:
-            if self._table is None:
-                self._table = DynamicTable()
-            self._table.resize(walk.size_low)
-            self._table.resize(walk.size_update)
-        return verdict
+        return sound
 
     # The other frames.
 
@@ -406,8 +365,7 @@ class Connection(Receiver):
             if length != 0:
                 self.fail(c.FRAME_SIZE_ERROR, "a SETTINGS acknowledgement with a payload")
                 return
-            self._settings_acked = True
-            self._table_limit = 0
+            self._blocks.acknowledged = True
         elif length % 6 != 0:
             self.fail(c.FRAME_SIZE_ERROR, "SETTINGS of a length that is no multiple of 6")
         elif length // 6 > limits.SETTINGS_ENTRIES or not self._reply_allowed():
