@@ -348,7 +348,7 @@ class Connection(Receiver):
         if stream is None:
             if self._idle(stream_id):
                 self.fail(c.PROTOCOL_ERROR, "RST_STREAM for a stream that nobody opened")
-            else:
+            elif self.server:
                 self._glitch()
             return
         if self.server and not self.guard.resets.take(self.now):
@@ -417,7 +417,8 @@ class Connection(Receiver):
             self.fail(c.FRAME_SIZE_ERROR, "PING of a length other than 8")
         elif flags & c.FLAG_ACK != 0:
             self.on_ping_ack()
-        elif self._reply_allowed():
+        elif self.replies < limits.QUEUED_REPLIES:
+            # However many: gRPC peers measure the path with one for nearly every message.
             self.ack_ping(data[pos : pos + 8])
         else:
             self.fail(c.ENHANCE_YOUR_CALM, "too many PINGs")

@@ -37,7 +37,7 @@ PRIORITY_PER_STREAM: Final[i64] = 100
 WINDOW_UPDATES_FREE: Final[i64] = 5
 WINDOW_UPDATES_PER_STREAM: Final[i64] = 2
 WINDOW_UPDATES_PER_DATA: Final[i64] = 20
-# Other oddities that a sane peer does rarely: unknown frames, PINGs, SETTINGS, late frames. nghttp2's.
+# Other oddities that a sane peer does rarely: unknown frames, SETTINGS, a client's late frames. nghttp2's.
 GLITCH_BURST: Final[i64] = 10_000
 GLITCH_RATE: Final = 330.0
 # Octets a stream's receive window starts with and may grow to; the connection's window.

@@ -229,7 +229,8 @@ class Receiver(Sender):
     def _late(self, stream_id: i64, stream: Stream | None, what: str) -> bool:
         """Whether a frame for a stream that takes none is to be dropped; else the connection fails. Section 5.1."""
         if stream is None and self.guard.was_reset(stream_id):
-            self._glitch()
+            if self.server:
+                self._glitch()  # an instance cannot help it: its clients reset those streams
             return not self.over()
         if self._idle(stream_id):
             self.fail(c.PROTOCOL_ERROR, what + " for a stream that nobody opened")
