@@ -6,7 +6,7 @@ from mypy_extensions import i64
 
 from proxy.http2 import constants as c
 from proxy.http2.connection import Connection
-from proxy.http2.limits import Budget
+from proxy.http2.limits import OUTPUT_HIGH, Budget
 from proxy.http2.sender import Carrier
 from proxy.http2.stream import Stream
 from proxy.relay import status
@@ -58,17 +58,28 @@ class Upstream(Connection):
         self.owner = owner
         self.usable = False  # SETTINGS seen, and neither GOAWAY nor an end since
         self._filled = False  # has had as many streams as the instance allows
+        self._crowded = False
         self._handed_over: i64 = 0  # highest stream id that the carrier has taken
         self._usable_since = 0.0
 
     def take(self) -> list[bytes | memoryview]:
         """All output so far; from here on nobody knows how far it gets."""
         self._handed_over = self.last_local
-        return super().take()
+        taken = super().take()
+        if self._crowded:
+            self._crowded = False
+            self.owner.freed(self)
+        return taken
 
     def ready(self) -> bool:
         """Whether one more call can be opened now."""
-        return self.usable and self.streams.count < self.peer_streams
+        if not self.usable or self.streams.count >= self.peer_streams:
+            return False
+        if self.out_octets < OUTPUT_HIGH:
+            return True
+        # A frozen instance: what more is opened there would only fill memory. `take` says when that is over.
+        self._crowded = True
+        return False
 
     def age(self) -> float:
         """Seconds since the instance's SETTINGS came, 0 if they never did."""

@@ -225,6 +225,26 @@ def test_a_client_that_leaves_takes_its_waiting_calls_along(make: Make) -> None:
     assert relay.instance("a").sees() == [f"HEADERS 1 POST {PATH}"]
 
 
+def test_calls_pass_by_an_instance_that_does_not_read(make: Make) -> None:
+    """A client's large headers must not end a connection that others share."""
+    relay = make("ab")
+    frozen = relay.instance("a")
+    frozen.reads_nothing()
+    long = [(f"x-{number}", "v" * 1000) for number in range(15)]
+    client = relay.client()
+    for number in range(400):
+        client.sends(request(2 * number + 1, *long))
+    assert frozen.conn.out_octets < 600_000
+    relay.passes(1)
+    assert not frozen.is_finished()
+    relay.applies("a")
+    client.sends(request(999))
+    assert relay.cluster.waiting == 1
+    frozen.reads_on()
+    assert relay.cluster.waiting == 0
+    assert frozen.sees("HEADERS")[-1] == f"HEADERS {2 * frozen.conn.streams.count - 1} POST {PATH}"
+
+
 # Waiting and giving up.
 
 
