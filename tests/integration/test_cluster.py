@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,7 @@ from tests.stack import Greeter, Process, Sidecar, closing, until
 
 UNARY = 200  # calls a second
 MESSAGES = 20  # of a stream that takes two seconds
+SLOWEST = 1.0  # seconds; a call without an instance to go to waits for up to five
 # Behind a client agent a watcher may hear 130 ms later than the agent that was told.
 DRAIN = ("--settle", "1s", "--grace", "10s")
 Started = TypeVar("Started", bound=Process)
@@ -78,6 +80,7 @@ class Scene:
         ledger = self.load.finish()
         ledger.none_failed(MESSAGES)
         assert ledger.rate() > 0.9 * UNARY
+        assert ledger.slowest() < SLOWEST, "calls waited for an instance"
         assert self.sidecar.total("sidecar_lost_rpcs_total") == 0
         print(f"{len(ledger.calls)} calls, slowest unary {ledger.slowest() * 1000:.0f} ms")
         return ledger
@@ -179,6 +182,20 @@ def test_the_leader_is_killed(scene: Scene, cluster: Cluster) -> None:
     scene.lost_nothing()
 
 
+def test_an_instance_stops_while_there_is_no_leader(scene: Scene, cluster: Cluster) -> None:
+    """No watcher can be told, so that the instance's GOAWAY is all the sidecar has."""
+    leader, stopped = cluster.leader(), scene.greeters[1]
+    stopped.signal()
+    leader.stop()
+    # Its drain asks for two seconds in vain, settles for one, and stops: about when the servers elect a leader.
+    assert stopped.exit() == 0
+    assert "wait for watchers: not done" in stopped.output
+    leader.start()
+    leader.ready()
+    cluster.healthy()
+    scene.lost_nothing()
+
+
 def test_a_rollout_behind_a_client_agent(scene: Scene) -> None:
     """One greeter after the other is replaced, with handlers asleep in it and streams open."""
     for name in "cdefgh":
@@ -202,6 +219,45 @@ acl {{
 """
 READER = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
 READERS = {"Policies": [{"Name": "reader"}]}
+
+
+@pytest.fixture
+def alone() -> Iterator[Agent]:
+    """A dev agent, which remembers nothing."""
+    agent = Agent("dev", "-dev")
+    with running([agent]):
+        agent.start()
+        agent.ready()
+        yield agent
+
+
+def test_an_agent_restarts_without_data(alone: Agent, stack: contextlib.ExitStack) -> None:
+    """It shows an empty list, in all earnest, until the greeters notice and register again."""
+    scene = Scene(alone, stack)
+    alone.stop()
+    until(lambda: scene.errors("connection"), "the sidecar misses the agent")
+    alone.start()
+    alone.passing(scene.service, 2)
+    for greeter in scene.greeters:
+        assert "registering it again" in greeter.output
+    scene.follows()
+    scene.lost_nothing()
+
+
+def test_streams_outlive_the_registration_of_their_instance(alone: Agent, stack: contextlib.ExitStack) -> None:
+    """An instance is removed and registered again, twice, while streams of it are open."""
+    scene = Scene(alone, stack)
+    instance = scene.id(scene.greeters[0])
+    removed = []
+    for _ in range(2):
+        removed.append(time.monotonic())
+        alone.put(f"/v1/agent/service/deregister/{instance}")
+        alone.passing(scene.service, 1)
+        alone.passing(scene.service, 2)  # it notices within two seconds
+        until(lambda: len(scene.dropped()) == len(removed), "the sidecar hears that it is gone")
+    streams = scene.lost_nothing().of("stream")
+    for moment in removed:
+        assert [call for call in streams if call.server == "a" and call.started < moment < call.ended]
 
 
 @pytest.fixture
