@@ -105,7 +105,7 @@ class Sidecar:
         """Let open calls finish, for the drain's time or until a second signal."""
         timeout = self._config.drain_timeout
         began = time.monotonic()
-        log.info("draining: %d connections, up to %g s", len(self._clients.open), timeout)
+        log.info("draining: %s, up to %g s", _counted(len(self._clients.open), "connection"), timeout)
         self._clients.on_empty = self._emptied.set
         self._clients.drain(began)
         if not self._clients.open:
@@ -120,7 +120,11 @@ class Sidecar:
         else:
             cause = "a second signal" if self._forced.is_set() else "the drain timeout"
             calls = sum(link.open_calls for link in self._clients.open)
-            log.warning("ended by %s after %.1f s with %d calls open", cause, seconds, calls)
+            log.warning("ended by %s after %.1f s with %s open", cause, seconds, _counted(calls, "call"))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 async def _serve(config: Config) -> None:

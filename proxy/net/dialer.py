@@ -42,6 +42,8 @@ class TcpDialer(Dialer):
 
     def report(self, pool: Pool, reason: str) -> None:
         """Log that an instance cannot be used, or can be again."""
+        if self._closed:
+            return  # we are leaving: no loss that anyone need look at
         if reason:
             log.warning("instance %s takes no calls: %s", pool.label(), reason)
         else:
