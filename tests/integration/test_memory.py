@@ -5,18 +5,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import grpc
 import pytest
 
 from tests.integration.echo_server import EchoServer, dial
-from tests.stack import Consul, Greeter, Sidecar, closing, until
+from tests.stack import Consul, Greeter, Process, Sidecar, closing, until
 
 MESSAGE = 64 * 1024 * 1024
 GROWTH = 16 * 1024 * 1024
 RESTING = 50_000_000  # octets resident
 READY_SECONDS = 0.8
-ATTEMPTS = 6
+ATTEMPTS = 3
 IDLE_SECONDS = 3.0
 IDLE_CPU_SECONDS = 0.02
 PIECE = 64 * 1024
@@ -175,13 +176,20 @@ def start(consul: Consul) -> Sidecar:
     return Sidecar("--service", "greeter", "--consul", consul.url)
 
 
+def queued(process: Process) -> float:
+    """Seconds that a process was ready to run while others had the CPU; 0 where the kernel does not tell."""
+    path = Path(f"/proc/{process.pid}/schedstat")
+    return int(path.read_text().split()[1]) / 1e9 if path.exists() else 0.0
+
+
 def test_ready_within_the_time(consul: Consul) -> None:
-    """From the start of the process to its ready line; the best of a few, as others share the machine."""
+    """From the start of the process to its ready line, but for the time in which others had the CPU."""
     seconds: list[float] = []
-    while len(seconds) < ATTEMPTS and min(seconds, default=READY_SECONDS + 1) > READY_SECONDS:
+    for _ in range(ATTEMPTS):
         began = time.monotonic()
-        with closing(start(consul)):
-            seconds.append(time.monotonic() - began)
+        sidecar = start(consul)
+        with closing(sidecar):
+            seconds.append(time.monotonic() - began - queued(sidecar))
     print("ready in " + ", ".join(f"{taken:.2f} s" for taken in seconds))
     assert min(seconds) <= READY_SECONDS
 
