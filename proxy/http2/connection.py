@@ -38,6 +38,7 @@ class Connection(Receiver):
         self.settings_seen = False
         self.peer_streams: i64 = c.MAX_ID  # the peer's MAX_CONCURRENT_STREAMS
         self._preface_left = server
+        self._introduced = False
         self._tail = b""
         self._need: i64 = 0
         # The header block under way.
@@ -49,14 +50,22 @@ class Connection(Receiver):
     # Starting and ending.
 
     def start(self, now: float) -> None:
-        """Write the preface and SETTINGS, section 3.4. Call once, first."""
+        """Begin, section 3.4: a client speaks first. Call once, ahead of all else."""
         self.now = now
         self.guard.started(now)
+        if not self.server:
+            self.send_raw(c.PREFACE)
+            self.introduce()
+
+    def introduce(self) -> None:
+        """Write SETTINGS, once. A server waits for the client's preface: one that speaks HTTP/1 must not see them."""
+        if self._introduced:
+            return
+        self._introduced = True
         entries: list[tuple[i64, i64]] = [(c.HEADER_TABLE_SIZE, 0)]
         if self.server:
             entries.append((c.MAX_CONCURRENT_STREAMS, limits.OFFERED_STREAMS))
         else:
-            self.send_raw(c.PREFACE)
             entries.append((c.ENABLE_PUSH, 0))
         entries.append((c.MAX_HEADER_LIST_SIZE, limits.HEADER_LIST))
         self.send_settings(entries)
@@ -115,6 +124,7 @@ class Connection(Receiver):
                 return -1
             self._tail = b""
             self._preface_left = False
+            self.introduce()
             return 24 - before
         foreign = self._tail + data
         if foreign[:1].isupper() and b"\n" not in foreign and len(foreign) < _FOREIGN_LINE:

@@ -144,7 +144,6 @@ class Downstream(Connection):
         """Answer HTTP/1 in HTTP/1; anything else gets GOAWAY alone."""
         answer = answers.http_1(data)
         if answer:
-            self.take()  # our SETTINGS would be noise to such a client
             self.send_raw(answer)
             self.closed = True
             self.carrier.finish()
@@ -203,6 +202,7 @@ class Downstream(Connection):
             return
         self.now = now
         self._drain_since = now
+        self.introduce()
         self.send_goaway(c.MAX_ID, c.NO_ERROR, b"draining")
         self.send_ping(b"draining")
 

@@ -298,6 +298,17 @@ def test_a_client_that_speaks_http_1(sidecar: Sidecar) -> None:
     assert "grpcurl -plaintext" in text
 
 
+def test_a_client_that_speaks_http_1_after_a_while(sidecar: Sidecar) -> None:
+    """Nothing of HTTP/2 goes ahead of its answer, however late the request."""
+    host, _, port = sidecar.target.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=0.2) as client:
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+        client.settimeout(10)
+        client.sendall(b"GET / HTTP/1.1\r\nHost: sidecar\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 505 ")
+
+
 def test_a_request_that_is_not_grpc(sidecar: Sidecar) -> None:
     """HTTP/2 as curl speaks it: 415 with a line of text."""
     asked = h2.connection.H2Connection()

@@ -384,7 +384,10 @@ def test_a_debug_text_in_goaway_is_no_matter(relay: Relay) -> None:
 
 
 def test_the_settings_that_are_offered(relay: Relay) -> None:
-    assert relay.raw_client().sees() == ["SETTINGS 1=0 3=1024 6=65536", "WINDOW_UPDATE 0 4128769"]
+    client = relay.raw_client()
+    assert client.sees() == []  # a client that speaks HTTP/1 must not see them
+    client.sends(c.PREFACE)
+    assert client.sees() == ["SETTINGS 1=0 3=1024 6=65536", "WINDOW_UPDATE 0 4128769"]
 
 
 def test_pings_are_answered_with_their_octets(relay: Relay) -> None:
