@@ -274,10 +274,14 @@ class ScriptedDialer(Dialer):
         self.hangs = False
         self.asked: list[tuple[Pool, float]] = []
         self.delays: list[float] = []
+        self.crowded: list[Pool] = []
 
     def dial(self, pool: Pool, delay: float) -> None:
         self.asked.append((pool, delay))
         self.delays.append(delay)
+
+    def soon(self, pool: Pool) -> None:
+        self.crowded.append(pool)
 
 
 def instance(name: str, *, routable: bool = True, state: str = PASSING) -> Instance:

@@ -364,8 +364,11 @@ class Connection(Receiver):
         if self.server and not self.guard.resets.take(self.now):
             self.fail(c.ENHANCE_YOUR_CALM, "too many resets")
             return
+        code = u32(data, pos)
+        if code == c.REFUSED_STREAM:
+            self.on_refused()
         self.retire(stream)
-        self.on_reset(stream, u32(data, pos), False)
+        self.on_reset(stream, code, False)
 
     def _settings(self, data: bytes, pos: i64, length: i64, flags: i64, stream_id: i64) -> None:
         """Section 6.5."""

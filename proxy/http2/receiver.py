@@ -56,6 +56,9 @@ class Receiver(Sender):
     def on_reset(self, stream: Stream, code: i64, ours: bool) -> None:
         """The peer has reset the stream, or broken it (`ours`, with the code it was told); it is gone already."""
 
+    def on_refused(self) -> None:
+        """The peer refuses a stream; `on_reset` follows, once the stream is gone."""
+
     def on_goaway(self, last_id: i64, code: i64, debug: bytes) -> None:
         """The peer takes no new streams and will not process those above `last_id`."""
 

@@ -8,7 +8,7 @@ from typing import Final, cast
 from proxy.net.link import Hub
 from proxy.net.links import InstanceLink
 from proxy.relay.counters import Counters
-from proxy.relay.pool import Dialer, Pool
+from proxy.relay.pool import CROWDED, Dialer, Pool
 
 log: Final = logging.getLogger(__name__)
 
@@ -39,6 +39,10 @@ class TcpDialer(Dialer):
             task = self._tasks.create_task(self._dial(pool, delay * (0.5 + self._random())))
             self._dials.add(task)
             task.add_done_callback(self._dials.discard)
+
+    def soon(self, pool: Pool) -> None:
+        """Let a crowded pool recover in a moment."""
+        self._hub.loop.call_later(CROWDED, pool.recover)
 
     def report(self, pool: Pool, reason: str) -> None:
         """Log that an instance cannot be used, or can be again."""

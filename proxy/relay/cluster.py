@@ -23,9 +23,9 @@ from proxy.relay.upstream import AT_LIMIT, NEVER_SENT
 MAX_WAITING: Final = 1024
 # Calls in the queue that their clients have given up, beside as many as wait; past it they are sorted out.
 _ABANDONED: Final = 64
-# Times that instances at their stream limit may refuse a call: each try takes a way there and back, in which slots
-# that seemed free become so. It ends what would go on for ever with an instance that refuses everything.
-_REFUSALS: Final = 32
+# Times that instances at their stream limit may refuse a call, with a pause between: it ends what would go on for
+# ever with an instance that refuses everything.
+_REFUSALS: Final = 256
 
 
 class _Desk(PoolOwner):

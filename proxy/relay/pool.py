@@ -21,6 +21,9 @@ FIRST_RETRY: Final = 0.05
 LAST_RETRY: Final = 5.0
 # Seconds a connection has to have worked for its loss to count as the first.
 STEADY: Final = 1.0
+# Seconds that a connection is left alone whose instance refused a stream within its limit: it does so while the end
+# of another is still being written, which is a matter of microseconds unless it waits for a CPU.
+CROWDED: Final = 0.005
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -29,6 +32,9 @@ class Dialer:
 
     def dial(self, pool: "Pool", delay: float) -> None:
         """Connect to the pool's instance in `delay` seconds; tell it with `attach`, or `dial_failed`."""
+
+    def soon(self, pool: "Pool") -> None:
+        """Call the pool's `recover` in `CROWDED` seconds."""
 
     def report(self, pool: "Pool", reason: str) -> None:
         """Tell people that an instance cannot be used, and why; or with an empty reason, that it can be again."""
@@ -66,6 +72,9 @@ class _Lane(Owner):
     def retiring(self, conn: Upstream, reason: str) -> None:
         self.pool.retiring(conn, reason)
 
+    def crowded(self, conn: Upstream) -> None:
+        self.pool.crowded()
+
     def ended(self, conn: Upstream, reason: str) -> None:
         self.pool.ended(conn, reason)
 
@@ -99,6 +108,7 @@ class Pool(Endpoint):
         self._dialer = dialer
         self._budget = budget
         self._dialing = 0
+        self._recovering = False
         self._failures = 0
 
     @property
@@ -228,6 +238,19 @@ class Pool(Endpoint):
         if self.last_error or not self.connections or self.is_connected():
             return self.last_error
         return "it accepted the connection, but has not said anything in HTTP/2 yet"
+
+    def crowded(self) -> None:
+        """An instance refused a stream, though it should have a place for it."""
+        if not self._recovering:
+            self._recovering = True
+            self._dialer.soon(self)
+
+    def recover(self) -> None:
+        """Those that were crowded take calls again."""
+        self._recovering = False
+        for conn in self.connections:
+            conn.crowded = False
+        self.owner.room()
 
     def settle_lost(self, call: Call, reason: str) -> None:
         """A call whose connection broke: nobody knows how far it got, so it is not sent again."""

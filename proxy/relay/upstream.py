@@ -33,6 +33,9 @@ class Owner:
     def retiring(self, conn: "Upstream", reason: str) -> None:
         """The instance said GOAWAY, or ids run out: no new calls there."""
 
+    def crowded(self, conn: "Upstream") -> None:
+        """The instance has no place for a stream that we thought it had: `conn.crowded` is to be unset in a moment."""
+
     def ended(self, conn: "Upstream", reason: str) -> None:
         """The connection is over; its calls are settled by `settle_lost`."""
 
@@ -57,6 +60,7 @@ class Upstream(Connection):
         super().__init__(carrier, budget, False)
         self.owner = owner
         self.usable = False  # SETTINGS seen, and neither GOAWAY nor an end since
+        self.crowded = False  # at its limit by the instance's count, if not by ours
         self._filled = False  # has had as many streams as the instance allows
         self._crowded = False
         self._handed_over: i64 = 0  # highest stream id that the carrier has taken
@@ -73,7 +77,7 @@ class Upstream(Connection):
 
     def ready(self) -> bool:
         """Whether one more call can be opened now."""
-        if not self.usable or self.streams.count >= self.peer_streams:
+        if not self.usable or self.crowded or self.streams.count >= self.peer_streams:
             return False
         if self.out_octets < OUTPUT_HIGH:
             return True
@@ -210,6 +214,12 @@ class Upstream(Connection):
         call = cast(Leg, stream).call
         if call is not None:
             call.conn.released(call, octets)
+
+    def on_refused(self) -> None:
+        """The instance may count streams that have ended; trying again at once would only be refused again."""
+        if self._filled:
+            self.crowded = True
+            self.owner.crowded(self)
 
     def on_reset(self, stream: Stream, code: i64, ours: bool) -> None:
         """The instance reset a stream: again elsewhere if it refused, else the client gets the same code."""

@@ -88,16 +88,20 @@ def test_the_only_instance_is_asked_again(relay: Relay) -> None:
 
 
 def test_an_instance_at_its_stream_limit_is_asked_until_it_has_a_place(make: Make) -> None:
-    """It counts streams longer than the relay does, and refuses what comes on the heels of an end; but not for ever."""
+    """It counts streams longer than the relay does, so it gets a moment before each try; but not for ever."""
     relay = make("a", streams=1)
+    relay.dialer.hangs = True  # no second connection
     client = relay.client().sends(unary(1))
     server = relay.instance("a")
-    server.sends(*[reset(number, REFUSED) for number in range(1, 65, 2)])
-    assert server.sees("HEADERS") == [f"HEADERS {number} POST {PATH}" for number in range(1, 67, 2)]
-    assert relay.counters.replays == {"stream_limit": 32}
-    server.sends(reset(65, REFUSED))
+    for number in range(1, 513, 2):
+        assert server.sees("HEADERS") == [f"HEADERS {number} POST {PATH}"]
+        server.sends(reset(number, REFUSED))
+        assert server.sees() == []
+        relay.dialer.crowded.pop().recover()
+        relay.flush()
+    assert relay.counters.replays == {"stream_limit": 256}
+    server.sends(reset(513, REFUSED))
     assert client.sees() == ["RST_STREAM 1 REFUSED_STREAM"]
-    assert server.sees() == []
 
 
 def test_what_is_above_the_last_id_goes_elsewhere(make: Make) -> None:
