@@ -21,6 +21,7 @@ class Guard:
         self._window_updates: i64 = 0
         self._priorities: i64 = 0
         self._reset_ids: dict[int, None] = {}
+        self._forgotten: i64 = 0  # highest id that went from there to make room
 
     def started(self, now: float) -> None:
         """The connection was begun at `now`."""
@@ -59,8 +60,10 @@ class Guard:
         if len(ids) > limits.REMEMBERED_RESETS:
             for oldest in ids:
                 del ids[oldest]
+                if oldest > self._forgotten:
+                    self._forgotten = oldest
                 break
 
     def was_reset(self, stream_id: i64) -> bool:
-        """Whether late frames on this stream are to be expected."""
-        return stream_id in self._reset_ids
+        """Whether late frames on this stream are to be expected, or may be, as too many were reset to tell."""
+        return 0 < stream_id <= self._forgotten or stream_id in self._reset_ids

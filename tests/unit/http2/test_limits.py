@@ -405,8 +405,27 @@ def test_a_bucket_refills() -> None:
     assert bucket.take(13.0) is True
 
 
-def test_the_oldest_reset_streams_are_forgotten() -> None:
+def test_reset_streams_past_what_is_remembered_are_all_taken_for_reset() -> None:
     guard = Guard()
-    for stream_id in range(limits.REMEMBERED_RESETS + 5):
+    last = 2 * limits.REMEMBERED_RESETS + 11
+    for stream_id in range(5, last + 1, 2):
         guard.remember(stream_id)
-    assert [guard.was_reset(stream_id) for stream_id in (4, 5, limits.REMEMBERED_RESETS + 4)] == [False, True, True]
+    # 5, 7, 9 and 11 were forgotten: from there down, one that ended cannot be told from one that was reset.
+    assert [guard.was_reset(number) for number in (3, 5, 11, 13, last)] == [True] * 5
+    assert [guard.was_reset(number) for number in (0, last + 2)] == [False] * 2
+
+
+def test_late_frames_of_more_streams_than_are_remembered(relay: Relay) -> None:
+    """Clients that leave with thousands of streams must not cost others the connection they share."""
+    count = limits.REMEMBERED_RESETS // limits.OFFERED_STREAMS + 1
+    clients = [relay.client() for _ in range(count)]
+    for client in clients:
+        client.sends(*[request(2 * number + 1) for number in range(limits.OFFERED_STREAMS)])
+    other = relay.client().sends(unary(1))
+    for client in clients:
+        client.breaks()
+    server = relay.instance("a")
+    server.sends(*[response(2 * number + 1) for number in range(count * limits.OFFERED_STREAMS)])
+    assert not server.is_finished()
+    server.sends(answer(2 * count * limits.OFFERED_STREAMS + 1))
+    assert other.sees("DATA") == ["DATA 1 hi"]
