@@ -157,7 +157,13 @@ class Downstream(Connection):
         """The connection is gone: cancel its calls."""
         self.closed = True
         self.now = now
-        for stream in self.streams.all():
+        streams = self.streams.all()
+        for stream in streams:
+            # First those that wait, or they would be sent to the places that the others leave.
+            call = cast(Call, stream)
+            if call.waiting:
+                self.dispatcher.abandon(call)
+        for stream in streams:
             self.retire(stream)
             self.on_reset(stream, c.CANCEL, True)
 

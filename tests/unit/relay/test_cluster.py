@@ -225,6 +225,19 @@ def test_a_client_that_leaves_takes_its_waiting_calls_along(make: Make) -> None:
     assert relay.instance("a").sees() == [f"HEADERS 1 POST {PATH}"]
 
 
+def test_waiting_calls_of_a_client_that_leaves_are_not_sent_in_passing(make: Make) -> None:
+    """Its calls that were sent leave places behind; a burst of requests and resets would look like an attack."""
+    relay = make(streams=1)
+    relay.dialer.hangs = True
+    client, other = relay.client(), relay.client()
+    client.sends(*[request(2 * number + 1) for number in range(100)])
+    other.sends(request(1, ("x", "other")))
+    server = relay.instance("a")
+    server.sees()
+    client.breaks()
+    assert server.sees() == ["RST_STREAM 1 CANCEL", f"HEADERS 3 POST {PATH} x=other"]
+
+
 def test_calls_pass_by_an_instance_that_does_not_read(make: Make) -> None:
     """A client's large headers must not end a connection that others share."""
     relay = make("ab")
