@@ -275,10 +275,14 @@ class ScriptedDialer(Dialer):
         self.asked: list[tuple[Pool, float]] = []
         self.delays: list[float] = []
         self.crowded: list[Pool] = []
+        self.hurried: list[Pool] = []
 
     def dial(self, pool: Pool, delay: float) -> None:
         self.asked.append((pool, delay))
         self.delays.append(delay)
+
+    def hurry(self, pool: Pool) -> None:
+        self.hurried.append(pool)
 
     def soon(self, pool: Pool) -> None:
         self.crowded.append(pool)

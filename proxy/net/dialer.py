@@ -1,6 +1,7 @@
 """Connects to instances."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final, cast
@@ -25,6 +26,7 @@ class TcpDialer(Dialer):
         self._tasks = tasks
         self._random = random
         self._dials: set[asyncio.Task[None]] = set()
+        self._hurries: dict[Pool, asyncio.Event] = {}
         self._closed = False
 
     def close(self) -> None:
@@ -39,6 +41,11 @@ class TcpDialer(Dialer):
             task = self._tasks.create_task(self._dial(pool, delay * (0.5 + self._random())))
             self._dials.add(task)
             task.add_done_callback(self._dials.discard)
+
+    def hurry(self, pool: Pool) -> None:
+        """Wait no longer to dial: the instance is known to be up again."""
+        if pool in self._hurries:
+            self._hurries[pool].set()
 
     def soon(self, pool: Pool) -> None:
         """Let a crowded pool recover in a moment."""
@@ -55,7 +62,7 @@ class TcpDialer(Dialer):
 
     async def _dial(self, pool: Pool, delay: float) -> None:
         if delay > 0:
-            await asyncio.sleep(delay)
+            await self._pause(pool, delay)
         instance = pool.instance
         # A link has the shape of a protocol, but as a compiled class it does not inherit asyncio's.
         link = InstanceLink(self._hub, self._counters, pool)
@@ -70,6 +77,16 @@ class TcpDialer(Dialer):
         except (ValueError, OverflowError) as error:
             # The registry takes any text for an address: what is no name, and a port out of range.
             self._failed(link, str(error))
+
+    async def _pause(self, pool: Pool, delay: float) -> None:
+        """Wait for `delay` seconds, or until there is a hurry; a pool has one dial at a time."""
+        hurry = self._hurries[pool] = asyncio.Event()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await hurry.wait()
+        finally:
+            del self._hurries[pool]
 
     def _failed(self, link: InstanceLink, reason: str) -> None:
         pool = link.pool

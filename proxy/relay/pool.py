@@ -33,6 +33,9 @@ class Dialer:
     def dial(self, pool: "Pool", delay: float) -> None:
         """Connect to the pool's instance in `delay` seconds; tell it with `attach`, or `dial_failed`."""
 
+    def hurry(self, pool: "Pool") -> None:
+        """If the pool's dial still waits for its delay to pass, make it now."""
+
     def soon(self, pool: "Pool") -> None:
         """Call the pool's `recover` in `CROWDED` seconds."""
 
@@ -68,6 +71,9 @@ class _Lane(Owner):
 
     def freed(self, conn: Upstream) -> None:
         self.pool.owner.room()
+
+    def limited(self, conn: Upstream) -> None:
+        self.pool.limited()
 
     def retiring(self, conn: Upstream, reason: str) -> None:
         self.pool.retiring(conn, reason)
@@ -148,13 +154,16 @@ class Pool(Endpoint):
     def want(self, wanted: bool) -> None:
         """Keep the instance connected, or let its connections end with their last calls."""
         if wanted == self.wanted:
+            self._rest()  # it may have lost its last connection before it left
             return
         self.wanted = wanted
         if wanted:
             self._failures = 0
             for conn in self.connections:
                 conn.revive()
-            if not self.is_connected():
+            if self._dialing > 0:
+                self._dialer.hurry(self)  # it was put off when the instance was down
+            elif self.free() is None:
                 self._grow()
             return
         for conn in list(self.connections):
@@ -202,9 +211,15 @@ class Pool(Endpoint):
             conn.usable = False
             conn.close_if_idle()
 
+    def limited(self) -> None:
+        """The instance has changed how many streams it allows on a connection."""
+        self.owner.room()
+        if self.free() is None:
+            self._grow()
+
     def retiring(self, conn: Upstream, reason: str) -> None:
-        """A connection takes no more calls: open the next one at once."""
-        if not self.is_connected():
+        """A connection takes no more calls: open the next one at once, unless another has a place."""
+        if self.free() is None:
             self._grow()
 
     def ended(self, conn: Upstream, reason: str) -> None:
@@ -215,7 +230,7 @@ class Pool(Endpoint):
         self._failed(reason)
         # One that worked for a while starts the back-off anew; one that never did, or for a moment only, goes on.
         self._failures = 1 if conn.age() >= STEADY else self._failures + 1
-        if not self.is_connected():
+        if self.free() is None:
             self._grow()
         self._rest()
 

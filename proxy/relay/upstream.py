@@ -30,6 +30,9 @@ class Owner:
     def freed(self, conn: "Upstream") -> None:
         """A stream ended, so another may begin."""
 
+    def limited(self, conn: "Upstream") -> None:
+        """The instance's SETTINGS changed, and with them perhaps how many streams it allows."""
+
     def retiring(self, conn: "Upstream", reason: str) -> None:
         """The instance said GOAWAY, or ids run out: no new calls there."""
 
@@ -146,13 +149,13 @@ class Upstream(Connection):
     # Events.
 
     def on_settings(self) -> None:
-        """The first SETTINGS make the connection usable; later ones may allow more streams."""
+        """The first SETTINGS make the connection usable; later ones may allow more streams, or fewer."""
         if not self.usable and not self.goaway_received and not self.closed and self.last_local == 0:
             self.usable = True
             self._usable_since = self.now
             self.owner.connected(self)
         else:
-            self.owner.freed(self)
+            self.owner.limited(self)
 
     def on_head(self, stream: Stream, block: bytes, end_stream: bool) -> None:
         """A response begins, or is whole in one block (Trailers-Only)."""

@@ -21,14 +21,14 @@ Scenario = Callable[[Cluster], Coroutine[None, None, None]]
 LOOPS = {"uvloop": uvloop.Loop, "asyncio": asyncio.SelectorEventLoop}
 
 
-def played(loop: str, scenario: Scenario) -> None:
-    """Run a scenario with a cluster whose dialer is the real one."""
+def played(loop: str, scenario: Scenario, random: float = 0.5) -> None:
+    """Run a scenario with a cluster whose dialer is the real one; 0.5 neither adds to its delays nor takes away."""
 
     async def run() -> None:
         counters = Counters()
         hub = Hub(asyncio.get_running_loop())
         async with asyncio.TaskGroup() as tasks:
-            dials = TcpDialer(hub, counters, tasks, lambda: 0.5)
+            dials = TcpDialer(hub, counters, tasks, lambda: random)
             cluster = Cluster("x", RoundRobin(), dials, Budget(), counters, 5.0)
             async with asyncio.timeout(10):
                 await scenario(cluster)
@@ -89,6 +89,30 @@ def test_a_port_out_of_range_is_too(loop: str) -> None:
         await until(lambda: cluster.endpoints[0].last_error)
 
     played(loop, scenario)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_instance_that_is_up_again_is_reached_at_once(loop: str) -> None:
+    """Its dials failed while it was down, and the next is minutes away; discovery knows better."""
+
+    async def scenario(cluster: Cluster) -> None:
+        with socket.socket() as reserved:
+            reserved.bind(("127.0.0.1", 0))
+            port = reserved.getsockname()[1]
+            cluster.apply([Instance("a", "127.0.0.1", port, "passing", True)])
+            await until(lambda: cluster.endpoints[0].last_error)
+        server = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", port)
+        cluster.apply([Instance("a", "127.0.0.1", port, "critical", False)])
+        cluster.apply([Instance("a", "127.0.0.1", port, "passing", True)])
+        try:
+            await until(lambda: writers)
+        finally:  # uvloop does not end with a server open
+            for writer in writers:
+                writer.close()
+            server.close()
+
+    writers: list[asyncio.StreamWriter] = []
+    played(loop, scenario, random=5000.0)
 
 
 class LateLoop:

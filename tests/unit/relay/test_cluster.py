@@ -100,6 +100,18 @@ def test_an_instance_that_left_is_not_dialled_again(make: Make) -> None:
     assert len(relay.cluster.endpoints) == 1
 
 
+def test_an_instance_that_closed_before_it_left_is_forgotten(make: Make) -> None:
+    """As in every drain: maintenance, then the end of its connections, then deregistration."""
+    relay = make("ab")
+    relay.applies("b", unroutable="a")
+    relay.instance("a").breaks()
+    relay.applies("b")
+    assert [pool.instance.key for pool in relay.cluster.endpoints] == ["b"]
+    relay.applies("b", unroutable="c")  # never healthy
+    relay.applies("b")
+    assert [pool.instance.key for pool in relay.cluster.endpoints] == ["b"]
+
+
 def test_a_dial_that_ends_after_the_instance_left_is_dropped(make: Make) -> None:
     relay = make("")
     relay.dialer.hangs = True
@@ -147,6 +159,28 @@ def test_more_connections_when_streams_run_out(make: Make) -> None:
     assert len(relay.connections["a"]) == MAX_CONNECTIONS
     assert relay.cluster.waiting == 2
     assert client.sees() == []
+
+
+def test_a_full_connection_that_stays_alone_gets_company_again(make: Make) -> None:
+    """Servers close connections that are idle; one full of long streams must not be all that is left."""
+    relay = make(streams=1)
+    client = relay.client().sends(request(1))
+    relay.instance("a", 1).sends(goaway(0))
+    assert len(relay.connections["a"]) == 3
+    relay.instance("a", 2).breaks()
+    assert len(relay.connections["a"]) == 4
+    client.sends(request(3))
+    assert relay.cluster.waiting == 0
+    assert relay.instance("a", 3).sees("HEADERS") == [f"HEADERS 1 POST {PATH}"]
+
+
+def test_fewer_streams_by_settings(make: Make) -> None:
+    relay = make(streams=100)
+    client = relay.client().sends(request(1), request(3))
+    relay.instance("a").sends(settings((STREAMS, 2)))
+    client.sends(request(5))
+    assert relay.cluster.waiting == 0
+    assert relay.instance("a", 1).sees("HEADERS") == [f"HEADERS 1 POST {PATH}"]
 
 
 def test_a_stream_that_ends_makes_room_for_the_oldest_that_waits(make: Make) -> None:
@@ -343,6 +377,16 @@ def test_an_instance_that_closes_at_once_is_not_dialled_in_a_circle(make: Make) 
         relay._connect(pool)
         relay.instance("a", -1).breaks()
     assert relay.dialer.delays == [0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6]
+
+
+def test_an_instance_that_is_up_again_is_dialled_without_patience(make: Make) -> None:
+    relay = make("")
+    relay.dialer.refuses.add("a")
+    relay.applies("a")
+    relay.applies("", unroutable="a")
+    assert relay.dialer.hurried == []
+    relay.applies("a")
+    assert relay.dialer.hurried == [relay.pool("a")]
 
 
 def test_ids_run_out_before_they_end(relay: Relay) -> None:
