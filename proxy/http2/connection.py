@@ -76,8 +76,8 @@ class Connection(Receiver):
         self.now = now
         if self.closed:
             return
-        if self.paused and self.out_octets > limits.QUEUED_CONTROL:
-            self.fail(c.ENHANCE_YOUR_CALM, "the peer does not read what it asks for")
+        self._check_unread()
+        if self.over():
             return
         late = self.guard.late(now, self._block_id != 0, self.settings_seen, self._blocks.acknowledged)
         if late >= 0:
@@ -90,7 +90,8 @@ class Connection(Receiver):
     def receive(self, data: bytes, now: float) -> None:
         """Take what the socket gave at `now` (seconds, monotonic)."""
         self.now = now
-        if self.closed:
+        self._check_unread()  # not once a second only: much can be asked for in that time
+        if self.over():
             return
         self.guard.opened_in_read = 0
         pos: i64 = 0
@@ -378,6 +379,8 @@ class Connection(Receiver):
             if length != 0:
                 self.fail(c.FRAME_SIZE_ERROR, "a SETTINGS acknowledgement with a payload")
                 return
+            if self._blocks.acknowledged:
+                self._glitch()
             self._blocks.acknowledged = True
         elif length % 6 != 0:
             self.fail(c.FRAME_SIZE_ERROR, "SETTINGS of a length that is no multiple of 6")
@@ -388,31 +391,26 @@ class Connection(Receiver):
             # Acknowledged ahead of anything that follows from them, section 6.5.3.
             self.ack_settings()
             end = pos + length
+            window = self.peer_window
             while pos < end and not self.over():
                 key: i64 = data[pos + 1]
                 key |= data[pos] << 8
-                self._setting(key, u32(data, pos + 2))
+                if key == c.INITIAL_WINDOW_SIZE:
+                    # Of several the last counts: each would be a walk over all streams.
+                    window = u32(data, pos + 2)
+                    if window > c.MAX_WINDOW:
+                        self.fail(c.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE above 2^31-1")
+                else:
+                    self._setting(key, u32(data, pos + 2))
                 pos += 6
+            if window != self.peer_window and not self.over():
+                self._resize_windows(window)
             if not self.over():
                 self.on_settings()
                 self.pump()
 
     def _setting(self, key: i64, value: i64) -> None:
-        if key == c.INITIAL_WINDOW_SIZE:
-            if value > c.MAX_WINDOW:
-                self.fail(c.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE above 2^31-1")
-                return
-            delta = value - self.peer_window
-            self.peer_window = value
-            for stream in self.streams.all():
-                # May go below 0, section 6.9.2.
-                stream.send_window += delta
-                if stream.send_window > c.MAX_WINDOW:
-                    self.fail(c.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE overflows a stream's window")
-                    return
-                if stream.pending is not None:
-                    self._enqueue(stream)
-        elif key == c.MAX_FRAME_SIZE:
+        if key == c.MAX_FRAME_SIZE:
             if not c.MIN_MAX_FRAME_SIZE <= value <= c.MAX_MAX_FRAME_SIZE:
                 self.fail(c.PROTOCOL_ERROR, "MAX_FRAME_SIZE out of range")
                 return
@@ -429,6 +427,7 @@ class Connection(Receiver):
         elif length != 8:
             self.fail(c.FRAME_SIZE_ERROR, "PING of a length other than 8")
         elif flags & c.FLAG_ACK != 0:
+            self._glitch()  # we hardly ever ask
             self.on_ping_ack()
         elif self.replies < limits.QUEUED_REPLIES:
             # However many: gRPC peers measure the path with one for nearly every message.

@@ -92,6 +92,22 @@ class Receiver(Sender):
         if not self.guard.glitches.take(self.now):
             self.fail(c.ENHANCE_YOUR_CALM, "too many frames that do nothing")
 
+    def _check_unread(self) -> None:
+        if self.paused and self.out_octets > limits.QUEUED_CONTROL:
+            self.fail(c.ENHANCE_YOUR_CALM, "the peer does not read what it asks for")
+
+    def _resize_windows(self, size: i64) -> None:
+        """Apply INITIAL_WINDOW_SIZE to all streams, which may go below 0. Section 6.9.2."""
+        delta = size - self.peer_window
+        self.peer_window = size
+        for stream in self.streams.all():
+            stream.send_window += delta
+            if stream.send_window > c.MAX_WINDOW:
+                self.fail(c.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE overflows a stream's window")
+                return
+            if stream.pending is not None:
+                self._enqueue(stream)
+
     # DATA, section 6.1.
 
     def _data(self, data: bytes, pos: i64, length: i64, flags: i64, stream_id: i64) -> i64:

@@ -193,6 +193,14 @@ def test_settings_entries_are_bounded(relay: Relay) -> None:
     assert ended(client) == f"{CALM} too many settings"
 
 
+@pytest.mark.parametrize("told", [ping(flags=1), settings_ack()])
+def test_answers_to_nothing_are_bounded(relay: Relay, told: bytes) -> None:
+    client = relay.client().sends(*[told] * (limits.GLITCH_BURST - 1))
+    assert not client.is_finished()
+    client.sends(told, told)
+    assert ended(client) == f"{CALM} too many frames that do nothing"
+
+
 @pytest.mark.parametrize(("asked", "verdict"), [(ping(), "too many PINGs"), (settings(), "too many settings")])
 def test_replies_that_nobody_reads_are_bounded(relay: Relay, asked: bytes, verdict: str) -> None:
     """CVE-2019-9512, CVE-2019-9515."""
@@ -217,25 +225,42 @@ def test_late_frames_of_an_instance_are_no_fault_of_its(relay: Relay) -> None:
     """Its clients reset those streams; the other calls there must not suffer."""
     client = relay.client()
     server = relay.instance("a")
-    client.sends(request(1), reset(1), unary(3))
+    client.sends(request(1)).sends(reset(1), unary(3))
     server.sends(response(1), *[data(1, b"late")] * limits.GLITCH_BURST, *[reset(1)] * limits.GLITCH_BURST)
     assert not server.is_finished()
     server.sends(answer(3))
     assert client.sees("DATA") == ["DATA 3 hi"]
 
 
-def test_control_output_that_nobody_reads_is_bounded(relay: Relay) -> None:
+@pytest.mark.parametrize("notices", ["tick", "read"])
+def test_control_output_that_nobody_reads_is_bounded(relay: Relay, notices: str) -> None:
+    """Looked at each second, and ahead of all that the client asks for in the meantime."""
     client = relay.client(settings((int(c.INITIAL_WINDOW_SIZE), 0)))
     client.reads_nothing()
     server = relay.instance("a")
     long = [(f"x-{number}", "v" * 1000) for number in range(15)]
-    for number in range(280):
-        stream_id = 2 * number + 1
+    stream_id = 1
+    while client.conn.out_octets <= limits.QUEUED_CONTROL:
         client.sends(request(stream_id))
         server.sends(response(stream_id, *long))
+        stream_id += 2
     assert not client.is_finished()
-    relay.passes(1)
+    if notices == "tick":
+        relay.passes(1)
+    else:
+        client.sends(request(stream_id))
     assert "the peer does not read what it asks for" in ended(client)
+    assert f"HEADERS {stream_id} " not in str(server.sees("HEADERS"))
+
+
+def test_of_several_window_sizes_the_last_counts(relay: Relay) -> None:
+    """Each would be a walk over all streams, 32 of them for 200 octets; those between are seen by nobody."""
+    client = relay.client().sends(request(1), request(3), window_update(1, 0x7FFF_0000))
+    key = int(c.INITIAL_WINDOW_SIZE)
+    client.sends(settings((key, 0x7FFF_FFFF), (key, 7)))
+    assert {stream.send_window for stream in client.conn.streams.all()} == {7, 0x7FFF_0007}
+    client.sends(settings((key, 0x8000_0000), (key, 7)))
+    assert ended(client) == "FLOW_CONTROL_ERROR INITIAL_WINDOW_SIZE above 2^31-1"
 
 
 def test_priority_is_bounded_by_streams(relay: Relay) -> None:
