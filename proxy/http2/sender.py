@@ -136,6 +136,14 @@ class Sender:
             self._writer.write(block[pos : pos + size])
             pos += size
 
+    def _take_back(self, at: i64, octets: i64, first_block: bool) -> None:
+        """Forget what was written last: the writer had `at` octets before that, and `octets` were waiting in all."""
+        self._writer.truncate(at)
+        self.out_octets = octets
+        self._first_block = first_block
+        if octets == 0:
+            self._awake = False  # the flush that is due takes nothing, so it does not say so
+
     def send_data(self, stream: Stream, data: bytes, start: i64, end: i64, end_stream: bool) -> i64:
         """Send data[start:end]; the octets that went out now. The rest waits, and `on_sent` tells when it goes.
 

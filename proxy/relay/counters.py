@@ -22,6 +22,8 @@ OTHER: Final = "_OTHER"
 MAX_METHODS: Final = 256
 # Two spellings (plain and Huffman) of each path may both be met, and unknown paths must not fill memory.
 MAX_SPELLINGS: Final = 4 * MAX_METHODS
+# Octets of a path that may be remembered, for the same reason: header lists may be a hundred times as long.
+MAX_PATH: Final = 512
 
 
 class MethodCounters:
@@ -78,6 +80,8 @@ class Counters:
 
     def learn(self, spelling: bytes, path: str) -> MethodCounters:
         """The row for a path met in a new spelling: `/package.Service/Method`, else the shared row."""
+        if len(path) > MAX_PATH:
+            return self.other
         row = self._by_path.get(path)
         if row is None:
             row = self._new_row(path)

@@ -68,6 +68,13 @@ class Upstream(Connection):
         self._crowded = False
         self._handed_over: i64 = 0  # highest stream id that the carrier has taken
         self._usable_since = 0.0
+        # The call opened last, and the output around its header block, to take it back while nothing has followed.
+        self._fresh_id: i64 = 0
+        self._fresh_last: i64 = 0  # `last_local` before it
+        self._fresh_at: i64 = 0
+        self._fresh_from: i64 = 0
+        self._fresh_to: i64 = 0
+        self._fresh_first = False
 
     def take(self) -> list[bytes | memoryview]:
         """All output so far; from here on nobody knows how far it gets."""
@@ -95,8 +102,10 @@ class Upstream(Connection):
     def open(self, call: Call) -> None:
         """Open a stream for the call and send what there is of its request."""
         self.now = call.conn.now
-        stream_id: i64 = self.last_local + 2 if self.last_local > 0 else 1
+        before = self.last_local
+        stream_id: i64 = before + 2 if before > 0 else 1
         self.last_local = stream_id
+        self._fresh_id = 0
         leg = Leg(stream_id, self.peer_window, self, call)
         leg.is_head = call.is_head
         self.streams_seen += 1
@@ -107,9 +116,29 @@ class Upstream(Connection):
         if stream_id >= _LAST_ID:
             self.retire_connection("stream ids are used up")
         if not call.kept and call.kept_trailers is None:
+            self._fresh_id = stream_id
+            self._fresh_last = before
+            self._fresh_at = len(self._writer)
+            self._fresh_from = self.out_octets
+            self._fresh_first = self._first_block
             self.send_block(leg, call.block, call.remote_closed)
+            self._fresh_to = self.out_octets
             return
         self._send_kept(call, leg)
+
+    def reset_stream(self, stream: Stream, code: i64) -> None:
+        """End a stream; one whose header block is the last of the output that nobody took was never there.
+
+        Or a client that opens and resets in one go, CVE-2023-44487, would do to the instance what it cannot do to us.
+        """
+        fresh = stream.id == self._fresh_id and self.out_octets == self._fresh_to
+        if fresh and stream.id > self._handed_over and self.usable and not stream.gone:
+            self._fresh_id = 0
+            self.last_local = self._fresh_last
+            self._take_back(self._fresh_at, self._fresh_from, self._fresh_first)
+            self.retire(stream)
+        else:
+            super().reset_stream(stream, code)
 
     def _send_kept(self, call: Call, leg: Leg) -> None:
         """The request as kept so far; its octets count as held by the call."""

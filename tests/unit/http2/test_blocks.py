@@ -230,7 +230,7 @@ def test_a_message_that_is_none_ends_its_stream(relay: Relay, octets: bytes) -> 
 
 @pytest.mark.parametrize("octets", [literal(b":path", b"/"), literal(b"connection", b"x"), literal(b"X", b"")])
 def test_trailers_are_held_to_the_same(relay: Relay, octets: bytes) -> None:
-    client = relay.client().sends(headers(1, REQUEST_BLOCK), headers(1, octets, END))
+    client = relay.client().sends(headers(1, REQUEST_BLOCK)).sends(headers(1, octets, END))
     assert client.sees() == BAD
     assert relay.instance("a").sees()[-1] == "RST_STREAM 1 CANCEL"
 

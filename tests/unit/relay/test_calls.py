@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from proxy.http2 import constants as c
+from proxy.relay.counters import MAX_PATH
 from tests.wire import (
     END,
     PATH,
@@ -137,6 +138,30 @@ def test_a_reset_of_the_client_keeps_its_code(relay: Relay) -> None:
     assert (relay.pool("a").codes[1], relay.pool("a").codes[13]) == (1, 1)
 
 
+def test_a_call_that_is_cancelled_before_it_was_written_never_reaches_the_instance(relay: Relay) -> None:
+    """Rapid reset ends here: CVE-2023-44487."""
+    client = relay.client()
+    server = relay.instance("a")
+    client.sends(*[request(number) + reset(number) for number in range(1, 101, 2)])
+    assert server.raw() == b""
+    assert relay.codes == {"Canceled": 50}
+    client.sends(unary(101), request(103) + reset(103), unary(105))
+    assert [line.split()[:2] for line in server.sees("HEADERS", "RST_STREAM")] == [["HEADERS", "1"], ["HEADERS", "3"]]
+    server.sends(answer(1), answer(3))
+    assert client.sees("DATA") == ["DATA 101 hi", "DATA 105 hi"]
+    client.sends(request(107)).sends(reset(107))
+    assert server.sees("RST_STREAM") == ["RST_STREAM 5 CANCEL"]
+
+
+def test_a_call_that_is_cancelled_behind_another_is_reset(relay: Relay) -> None:
+    """What is not the end of the output cannot be taken back."""
+    client = relay.client().sends(request(1), request(3), reset(1), reset(3), request(5))
+    assert [line.split()[:2] for line in relay.instance("a").sees("HEADERS", "RST_STREAM")] == [
+        ["HEADERS", "1"], ["HEADERS", "3"], ["RST_STREAM", "1"], ["RST_STREAM", "3"], ["HEADERS", "5"],
+    ]  # fmt: skip
+    client.sends(reset(5))
+
+
 def test_frames_not_yet_written_are_dropped_when_the_client_cancels(relay: Relay) -> None:
     client = relay.client()
     server = relay.instance("a").sends(settings((int(c.INITIAL_WINDOW_SIZE), 4)))
@@ -204,7 +229,7 @@ def test_a_malformed_response_is_the_calls_fault_alone(relay: Relay) -> None:
 
 
 def test_content_length_is_held_to(relay: Relay) -> None:
-    client = relay.client().sends(request(1, ("content-length", "3")), data(1, b"four"))
+    client = relay.client().sends(request(1, ("content-length", "3"))).sends(data(1, b"four"))
     assert client.sees() == ["RST_STREAM 1 PROTOCOL_ERROR"]
     assert relay.instance("a").sees("RST_STREAM") == ["RST_STREAM 1 CANCEL"]
     client.sends(request(3, ("content-length", "3")), data(3, b"ab", END))
@@ -236,3 +261,13 @@ def test_a_status_that_is_no_number_counts_as_unknown(relay: Relay) -> None:
     relay.instance("a").sends(response(3), headers(3, (("grpc-status", "99"),), END))
     assert client.sees("HEADERS")[0] == "HEADERS 1 200 grpc-status=x END_STREAM"
     assert relay.codes == {"Unknown": 2}
+
+
+def test_long_paths_are_not_remembered(relay: Relay) -> None:
+    """Clients choose them, and a thousand of 60 KiB each would stay for ever."""
+    longest = "/package." + "x" * (MAX_PATH - 16) + "/Method"
+    for number, path in enumerate((longest, longest + "x")):
+        relay.client().sends(unary(1, path=path))
+        relay.instance("a").sends(answer(2 * number + 1))
+    assert [row.grpc_method for row in relay.counters.rows] == ["_OTHER", "Method"]
+    assert relay.counters.other.handled == 1

@@ -32,11 +32,12 @@ from tests.wire import (
     window_update,
 )
 
-# A client's and an instance's part in three calls, as they would be recorded.
+# A client's and an instance's part in three calls, as they would be recorded. Between the last call's beginning and its
+# reset there is something for the instance, or it would depend on the cut whether the call ever left.
 CLIENT = (
     c.PREFACE + settings() + settings_ack() + unary(1) + request(3) + data(3, b"a" * 300) + ping()
-    + frame(0, 8, 3, b"\x05padded\0\0\0\0\0") + headers(3, (("x-sum", "1"),), END)
-    + frame(1, 0, 5, b"\x83") + continuation(5, b"\x86\x04\x01/", 4) + reset(5)
+    + frame(0, 8, 3, b"\x05padded\0\0\0\0\0") + frame(1, 0, 5, b"\x83") + continuation(5, b"\x86\x04\x01/", 4)
+    + headers(3, (("x-sum", "1"),), END) + reset(5)
 )  # fmt: skip
 SERVER = (
     answer(1, b"b" * 300) + response(3) + headers(5, ((":status", "103"),)) + frame(0x33, 0, 0, b"?")
