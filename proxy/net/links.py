@@ -27,6 +27,7 @@ class ClientLinks:
         self.hub = hub
         self.open: set[ClientLink] = set()
         self.on_empty: Callable[[], None] | None = None
+        self._draining_since = -1.0
         self._dispatcher = dispatcher
         self._budget = budget
         self._counters = counters
@@ -38,8 +39,11 @@ class ClientLinks:
         return ClientLink(self, self.hub, self._counters)
 
     def connection(self, carrier: Carrier) -> Downstream:
-        """The connection behind a link."""
-        return Downstream(carrier, self._budget, self._dispatcher, self._counters, self._grpc)
+        """The connection behind a link; one accepted as the drain began is asked to go as well."""
+        conn = Downstream(carrier, self._budget, self._dispatcher, self._counters, self._grpc)
+        if self._draining_since >= 0:
+            conn.drain(self._draining_since)
+        return conn
 
     def closed(self, link: "ClientLink") -> None:
         """A client is gone."""
@@ -55,6 +59,7 @@ class ClientLinks:
 
     def drain(self, now: float) -> None:
         """Ask all clients to finish and go."""
+        self._draining_since = now
         for link in self.open:
             if link.downstream is not None:
                 link.downstream.drain(now)

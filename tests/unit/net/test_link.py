@@ -252,6 +252,15 @@ def test_a_lost_client_is_forgotten(sidecar: Sidecar) -> None:
     assert sidecar.client_socket.writes == []
 
 
+def test_a_client_accepted_as_the_drain_begins_is_drained_too(sidecar: Sidecar) -> None:
+    """The kernel's word of it can come a turn later than the signal; nobody else would tell it to go."""
+    sidecar.links.drain(1000.0)
+    late, socket = sidecar.open(sidecar.links.link())
+    assert b"draining" in b"".join(socket.writes)
+    late.data_received(SETUP + ping(b"draining", flags=1))
+    assert socket.ended
+
+
 def test_the_hub_cuts_all(sidecar: Sidecar) -> None:
     sidecar.hub.close()
     assert sidecar.client_socket.aborted
