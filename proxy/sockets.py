@@ -29,7 +29,10 @@ def _clear_stale(path: str) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a process that is stuck, its backlog full, would hold us up
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             Path(path).unlink(missing_ok=True)
+        except BlockingIOError:
+            return
