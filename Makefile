@@ -11,7 +11,7 @@ CORE_SOURCES := $(wildcard proxy/http2/*.py proxy/relay/*.py proxy/balance/*.py 
 # What `test-interpreted` runs: all of it; narrow it by hand.
 INTERPRETED ?= tests
 
-.PHONY: help setup build demo up test test-interpreted check bench proto tools containers clean
+.PHONY: help setup build demo up test test-interpreted check bench hostile proto tools containers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ check: $(STAMP) ## lint, formatting, types
 
 bench: $(CORE) ## what the proxy costs, against other proxies where they are installed
 	$(BIN)/python -m tests.bench
+
+hostile: $(CORE) ## what hostile clients and instances cost a good client, a row each: half an hour
+	$(BIN)/python -m tests.hostile
 
 proto: $(STAMP) ## regenerate the stubs from greeter/helloworld.proto
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. greeter/helloworld.proto

@@ -1,0 +1,1 @@
+"""Clients and instances that mean harm, and what they get for it."""
